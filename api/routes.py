@@ -1,0 +1,186 @@
+"""The endpoints, plain FastAPI over `submit`. Neither LitServe nor any queue shows here.
+
+A handler reads: parse, build the job, wait for its first event, answer. An error before the first event is an HTTP
+error, also where a stream was asked for; a later one is an event in the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TypeVar
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api import sse
+from api.auth import KeyCheck
+from api.boundary import RequestBoundary, while_connected
+from api.chat import Chunks, Completion, Json, Reply, build_job, check_limits
+from api.pending import PendingTable
+from api.schema import ChatRequest, parse
+from audio.spool import Spool
+from config import Settings
+from errors import BodyTooLarge, EardrumError, ModelNotFound, UnsupportedMediaType, for_status
+from wire import Delta, Finished
+
+T = TypeVar("T")
+Events = AsyncGenerator[Delta | Finished, None]
+
+INLINE_BYTES = 32_768  # a body up to this size is parsed at once; a larger one in a thread
+PARSE_THREADS = 2
+
+
+def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> None:
+    """Put endpoints, error answers and middlewares on `app`."""
+    app.include_router(Api(settings, pending, spool).router())
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_middleware(KeyCheck, keys=settings.api_keys)
+    app.add_middleware(RequestBoundary)
+
+
+async def _framework_error(_: Request, error: Exception) -> Response:
+    """What the framework itself refuses, such as an unknown route."""
+    assert isinstance(error, HTTPException)
+    translated = for_status(error.status_code, f"{error.detail}. See the README for the endpoints.")
+    return JSONResponse(translated.body(), translated.status, error.headers)
+
+
+class Api:
+    """The handlers, and what they share."""
+
+    def __init__(self, settings: Settings, pending: PendingTable, spool: Spool) -> None:
+        self._settings = settings
+        self._pending = pending
+        self._spool = spool
+        self._started = int(time.time())
+        self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        router.add_api_route("/v1/chat/completions", self.chat_completions, methods=["POST"])
+        router.add_api_route("/v1/models", self.list_models, methods=["GET"])
+        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"])
+        router.add_api_route("/live", self.live, methods=["GET"])
+        router.add_api_route("/ready", self.ready, methods=["GET"])
+        router.add_api_route("/health", self.ready, methods=["GET"])
+        return router
+
+    # ------------------------------------------------------------------------------------------------- probes, models
+
+    async def live(self) -> Json:
+        """This process answers."""
+        return {"status": "ok"}
+
+    async def ready(self) -> JSONResponse:
+        """A worker answers, too."""
+        ready = self._pending.is_ready
+        return JSONResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
+
+    async def list_models(self) -> Json:
+        return {"object": "list", "data": [self._card()]}
+
+    async def get_model(self, name: str) -> Json:
+        self._check_model(name)
+        return self._card()
+
+    def _card(self) -> Json:
+        """OpenAI's model object, and beside it what audio the model takes."""
+        name = self._settings.public_name
+        card: Json = {"id": name, "object": "model", "created": self._started, "owned_by": "eardrum"}
+        if capabilities := self._pending.capabilities:
+            card["audio"] = {
+                "sampling_rate": capabilities.sampling_rate,
+                "max_seconds_per_window": capabilities.max_seconds_per_window,
+                "max_seconds_per_clip": self._settings.max_audio_seconds,
+                "max_clips": self._settings.max_clips,
+                "long_audio": capabilities.long_audio,
+                "batching": capabilities.batching,
+            }
+        return card
+
+    def _check_model(self, name: str) -> None:
+        served = self._settings.public_name
+        if name != served:
+            raise ModelNotFound(f"This model does not exist here. The one that is served is `{served}`.", "model")
+
+    # ------------------------------------------------------------------------------------------------ chat completions
+
+    async def chat_completions(self, request: Request) -> Response:
+        self._pending.check_room(0)  # a full server reads no bodies
+        body = await self._read(request)
+        large = len(body) > INLINE_BYTES
+        chat = await self._run(parse, body, in_thread=large)
+        self._check_model(chat.model)
+        check_limits(chat, self._settings)
+        return await while_connected(request.receive, self._answer(chat, large))
+
+    async def _read(self, request: Request) -> bytes:
+        """The body, within its limit."""
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise UnsupportedMediaType("Send the request as JSON, with the header `Content-Type: application/json`.")
+        limit, received, chunks = self._settings.max_body_bytes, 0, []
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > limit:
+                raise BodyTooLarge(f"The request body is larger than the limit of {limit} bytes.")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _run(self, function: Callable[..., T], *args: object, in_thread: bool) -> T:
+        """Call a function that computes: here when it is quick, else in a thread of our own."""
+        if not in_thread:
+            return function(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _answer(self, chat: ChatRequest, large: bool) -> Response:
+        """The response to a valid request, once its first event is here."""
+        events = self._events(chat, large)
+        try:
+            first = await anext(events)
+            reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
+            if chat.stream:
+                return sse.EventStream(_stream(first, events, Chunks(reply, _wants_usage(chat))))
+            completion = Completion(reply, chat.n or 1)
+            completion.add(first)
+            async for event in events:
+                completion.add(event)
+        except BaseException:
+            await events.aclose()
+            raise
+        return JSONResponse(completion.body())
+
+    async def _events(self, chat: ChatRequest, large: bool) -> Events:
+        """Build the job and run it. Its spool files are gone when this generator is closed."""
+        with self._spool.files() as files:
+            job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
+            job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
+            async with aclosing(self._pending.submit(job)) as events:
+                async for event in events:
+                    yield event
+
+
+def _wants_usage(chat: ChatRequest) -> bool:
+    return bool(chat.stream_options and chat.stream_options.include_usage)
+
+
+async def _stream(first: Delta | Finished, events: Events, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream. An error becomes its last event: the status has been sent."""
+    async with aclosing(events):
+        try:
+            for chunk in chunks.of(first):
+                yield sse.encode(chunk)
+            async for event in events:
+                for chunk in chunks.of(event):
+                    yield sse.encode(chunk)
+            for chunk in chunks.last():
+                yield sse.encode(chunk)
+            yield sse.DONE
+        except EardrumError as error:
+            yield sse.encode_error(error)

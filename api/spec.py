@@ -1,0 +1,127 @@
+"""AudioSpec: binds the seam `submit` to LitServe's queues and mounts the routes. LitServe ends here.
+
+LitServe gives the processes, one request queue for all workers and one response queue for each API process. The stock
+endpoints and response buffer are not used: events arrive under one key, and the pending table fans them out.
+
+    api process ── request queue: Job ──────────────▶ a worker with room
+                ── its control socket: wake, cancel ─▶
+                ◀── response queue: lists of events ──
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import litserve as ls
+from fastapi import FastAPI
+from litserve.utils import ResponseBufferItem
+
+from api import routes
+from api.pending import Bounds, PendingTable
+from audio.spool import Spool
+from config import Settings
+from wire import BUS, Cancel, Event, Job, JobId, Ready
+
+
+class AudioSpec(ls.OpenAISpec):
+    """Made in the main process, used in the API processes that are forked from it. In a worker it is only a name."""
+
+    def __init__(self, settings: Settings, spool: Spool) -> None:
+        super().__init__()
+        self._settings = settings
+        self._spool = spool
+        servers = settings.api_servers
+        bounds = Bounds(-(-settings.queue_requests // servers), settings.queue_bytes // servers)
+        self.pending = PendingTable(self, bounds, settings.request_timeout_s, settings.heartbeat_max_age_s)
+        self._controls: dict[int, str] = {}  # worker's pid: address of its control socket
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker gets: none of the queues, sockets and tables of the API process."""
+        return {"api_path": self.api_path}
+
+    def pre_setup(self, lit_api: ls.LitAPI) -> None:
+        """LitServe's spec checks the hooks for its own loops here, and registers its own endpoints."""
+
+    def setup(self, server: ls.LitServer) -> None:
+        """In the main process, before the API processes are forked."""
+        super().setup(server)
+        self.response_buffer[BUS] = ResponseBufferItem(event=_Unused(), response_queue=_Bus(self.pending))
+
+    def mount(self, app: FastAPI) -> None:
+        routes.mount(app, self._settings, self.pending, self._spool)
+
+    # ------------------------------------------------------------------------------------- pending.Link
+
+    @property
+    def api_server(self) -> int:
+        assert self.response_queue_id is not None, "LitServe numbers an API process before it forks it"
+        return int(self.response_queue_id)
+
+    async def send(self, job: Job) -> None:
+        """Put a job into the queue. One thread of our own: LitServe waits for responses in the default ones."""
+        await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job)
+        self._tell_workers("wake")
+
+    def cancel(self, job_id: JobId) -> None:
+        self._tell_workers(f"cancel {Cancel(job_id).job_id}")
+
+    def watch(self, ready: Ready) -> None:
+        """The kernel tells of a worker's end at once, also when it is killed."""
+        self._controls[ready.pid] = ready.control
+        try:
+            descriptor = os.pidfd_open(ready.pid)
+        except ProcessLookupError:
+            self._gone(ready.pid)
+            return
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            self._gone(ready.pid)
+
+        loop.add_reader(descriptor, gone)
+
+    def _gone(self, pid: int) -> None:
+        self._controls.pop(pid, None)
+        self.pending.worker_died(pid)
+
+    def _tell_workers(self, message: str) -> None:
+        """A datagram to each worker. One that cannot be told is dead, or looks into the queue within a second."""
+        for address in self._controls.values():
+            with suppress(OSError):
+                self._socket.sendto(message.encode(), address)
+
+    @cached_property
+    def _sender(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="queue")
+
+    @cached_property
+    def _socket(self) -> socket.socket:
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setblocking(False)
+        return sender
+
+
+class _Unused:
+    """Stands where LitServe expects an event to set."""
+
+    def set(self) -> None:
+        pass
+
+
+class _Bus:
+    """Stands where LitServe expects one request's queue: it appends every message, in the event loop."""
+
+    def __init__(self, pending: PendingTable) -> None:
+        self._pending = pending
+
+    def append(self, response: tuple[list[Event], str]) -> None:
+        events, _ = response
+        self._pending.deliver(events)

@@ -1,0 +1,39 @@
+"""Server-sent events: the only place that writes "data: ". Every event is closed by its blank line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.boundary import while_connected
+from api.chat import Json
+from errors import EardrumError
+
+DONE = b"data: [DONE]\n\n"
+
+
+def encode(value: Json) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def encode_error(error: EardrumError) -> bytes:
+    """An error after the stream has begun. No [DONE] follows it."""
+    return encode(error.body())
+
+
+class EventStream(StreamingResponse):
+    """Streams a generator of events, and closes it at once when the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await while_connected(receive, self.stream_response(send))

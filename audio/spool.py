@@ -1,0 +1,126 @@
+"""The spool: files of audio on their way between processes, in one directory for each server run.
+
+    eardrum-<pid>-<random>/     mode 0700, in /dev/shm or a temporary directory
+        lock                    held (flock) as long as a process of the run lives
+        <random>.audio          one audio, removed when its request ends
+
+A start sweeps the directories of dead runs. Whether a run is dead is asked of its lock and not of its pid, because
+containers share /dev/shm without sharing pids. This file knows neither audio nor requests.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "eardrum-"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- a private directory is made inside
+
+
+class Spool:
+    """Makes and removes files in the directory of this run. Cheap, may be copied to other processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def new_path(self) -> Path:
+        """A name that nobody uses yet."""
+        return self.directory / f"{secrets.token_hex(12)}.audio"
+
+    def write(self, data: bytes) -> str:
+        """Put `data` into a new file and return its path."""
+        path = self.new_path()
+        try:
+            path.write_bytes(data)
+        except BaseException:
+            self.remove(str(path))
+            raise
+        return str(path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    @contextmanager
+    def files(self) -> Iterator[SpoolFiles]:
+        """Files that live as long as the `with` block."""
+        files = SpoolFiles(self)
+        try:
+            yield files
+        finally:
+            files.close()
+
+
+class SpoolFiles:
+    """The files of one request. A thread that still writes when they are closed leaves nothing behind."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._paths: list[str] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def write(self, data: bytes) -> str:
+        path = self._spool.write(data)
+        with self._lock:
+            self._paths.append(path)
+            closed = self._closed
+        if closed:
+            self._spool.remove(path)
+        return path
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            paths = list(self._paths)
+        for path in paths:
+            self._spool.remove(path)
+
+
+@contextmanager
+def open_spool(parent: Path | None, room_bytes: int) -> Iterator[Spool]:
+    """The spool of this run, gone at the end.
+
+    `parent`: where to make it; by default /dev/shm if `room_bytes` fit there twice, else the temporary directory.
+    """
+    parent = parent or _default_parent(room_bytes)
+    sweep(parent)
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Spool(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the directories of runs that died without tidying up."""
+    for directory in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            _remove_if_dead(directory)
+
+
+def _remove_if_dead(directory: Path) -> None:
+    lock = os.open(directory / "lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _default_parent(room_bytes: int) -> Path:
+    with suppress(OSError):
+        if os.access(_SHARED_MEMORY, os.W_OK) and shutil.disk_usage(_SHARED_MEMORY).free >= 2 * room_bytes:
+            return _SHARED_MEMORY
+    return Path(tempfile.gettempdir())

@@ -1,0 +1,99 @@
+"""Every knob of the server, once: command line flags, `EARDRUM_*` variables and `.env`, in this order of strength.
+
+Read once in `main()` and passed down frozen; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MB = 1_000_000
+MIB = 1 << 20
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Serve an audio-language model behind the OpenAI API."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EARDRUM_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        cli_prog_name="server.py",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    # What is served, and where.
+    model: str = Field("whisper-tiny.en", description="what to serve: whisper-tiny.en, or fake (for trying clients)")
+    served_model_name: str | None = Field(None, description="the name clients use; the model's own where not set")
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104 -- a choice, not the default
+    port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights' type; auto: float32 on CPU, bfloat16 or float16 on an accelerator"
+    )
+    workers_per_device: PositiveInt = Field(1, description="model copies on each device")
+    api_servers: PositiveInt = Field(1, description="HTTP processes")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+
+    # Who may ask.
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="bearer keys, separated by commas; none: everybody may ask"
+    )
+
+    # The engine.
+    max_rows: PositiveInt = Field(16, description="answers decoded side by side in one step")
+    prepare_ahead: PositiveInt = Field(64, description="jobs a worker fetches and decodes ahead of free rows")
+    request_timeout_s: PositiveFloat = Field(600.0, description="seconds from acceptance to the last token")
+    heartbeat_max_age_s: PositiveFloat = Field(5.0, description="a worker silent for longer is not ready")
+
+    # The door.
+    max_body_bytes: PositiveInt = Field(100 * MB, description="largest request body")
+    queue_requests: PositiveInt = Field(256, description="requests that may wait for a worker")
+    queue_bytes: PositiveInt = Field(256 * MB, description="audio bytes that waiting requests may hold")
+    max_clips: PositiveInt = Field(16, description="audio parts in one request")
+    max_n: PositiveInt = Field(8, description="choices of one request")
+    max_stop: PositiveInt = Field(4, description="stop strings of one request")
+
+    # Audio in.
+    max_audio_bytes: PositiveInt = Field(25 * MB, description="one audio, encoded")
+    max_audio_seconds: PositiveFloat = Field(3600.0, description="one audio, decoded")
+    max_decoded_bytes: PositiveInt = Field(256 * MIB, description="one audio, decoded to float32 at the model's rate")
+    max_request_audio_seconds: PositiveFloat = Field(7200.0, description="all audio of one request")
+    decode_processes: PositiveInt = Field(2, description="processes that decode audio, for each worker")
+    decode_base_s: PositiveFloat = Field(5.0, description="CPU seconds that decoding may take")
+    decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")
+    fetch_timeout_s: PositiveFloat = Field(10.0, description="all fetches of one request together")
+    fetch_redirects: int = Field(5, ge=0, description="redirects to follow")
+    allow_private_networks: bool = Field(False, description="fetch audio from private and loopback addresses too")
+    spool_dir: Path | None = Field(None, description="where audio waits; /dev/shm where it has room, else temporary")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+        return value
+
+    @property
+    def public_name(self) -> str:
+        """The model's name for clients."""
+        return self.served_model_name or self.model
+
+
+def configure_logging(level: str) -> None:
+    """Readable lines on stderr, ours from `level` on and other libraries' from warnings on; for each process once."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("eardrum").setLevel(level.upper())

@@ -1,0 +1,147 @@
+"""The exception tree, and the one table from an exception to an HTTP answer.
+
+Every class knows its HTTP status and OpenAI's `type` and `code`. An error crosses the process border as its class
+name and plain strings (`wire.Failed`) and is rebuilt by `rebuild`; exception objects are never pickled between
+processes of ours, since one that does not pickle would take its worker with it.
+
+    EardrumError
+    ├── BadRequest                  400
+    │   ├── BadAudio                400  not audio, or audio that breaks off
+    │   ├── AudioTooLong            400  over a limit of seconds or bytes
+    │   └── BadAudioUrl             400  refused, unreachable or too slow
+    ├── InvalidApiKey               401
+    ├── NotFound                    404
+    │   └── ModelNotFound           404
+    ├── MethodNotAllowed            405
+    ├── BodyTooLarge                413
+    ├── UnsupportedMediaType        415
+    ├── Overloaded                  429
+    ├── InternalError               500
+    ├── Unavailable                 503
+    │   └── WorkerDied              503
+    └── DeadlineExceeded            504
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+
+class EardrumError(Exception):
+    """Base of all errors that a client may see. `message` is written for the client."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message = message
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error envelope."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class BadRequest(EardrumError):
+    status, type = 400, "invalid_request_error"
+
+
+class BadAudio(BadRequest):
+    code = "invalid_audio"
+
+
+class AudioTooLong(BadRequest):
+    code = "audio_too_long"
+
+
+class BadAudioUrl(BadRequest):
+    code = "invalid_audio_url"
+
+
+class InvalidApiKey(EardrumError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+    headers: ClassVar = {"www-authenticate": "Bearer"}
+
+
+class NotFound(EardrumError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(EardrumError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class BodyTooLarge(EardrumError):
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+    headers: ClassVar = {"connection": "close"}
+
+
+class UnsupportedMediaType(EardrumError):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class Overloaded(EardrumError):
+    status, type, code = 429, "rate_limit_error", "queue_full"
+    headers: ClassVar = {"retry-after": "1"}
+
+
+class InternalError(EardrumError):
+    code = "internal_error"
+
+
+class Unavailable(EardrumError):
+    status, code = 503, "unavailable"
+    headers: ClassVar = {"retry-after": "2"}
+
+
+class WorkerDied(Unavailable):
+    code = "worker_died"
+
+
+class DeadlineExceeded(EardrumError):
+    status, code = 504, "deadline_exceeded"
+    headers: ClassVar = {"x-should-retry": "false"}
+
+
+def _family(root: type[EardrumError]) -> Iterator[type[EardrumError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _family(child)
+
+
+_BY_NAME = {cls.__name__: cls for cls in _family(EardrumError)}
+_BY_STATUS = {404: NotFound, 405: MethodNotAllowed, 413: BodyTooLarge, 415: UnsupportedMediaType}
+
+
+def rebuild(kind: str, message: str, param: str | None) -> EardrumError:
+    """The exception that a process named by its class `kind`; an unknown name is an `InternalError`."""
+    return _BY_NAME.get(kind, InternalError)(message, param)
+
+
+def for_status(status: int, message: str) -> EardrumError:
+    """Our exception for an HTTP status that a framework raised."""
+    return _BY_STATUS.get(status, InternalError if status >= 500 else BadRequest)(message)
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Name the place in the request, such as `messages[0].content[1].audio_url`, in every `BadRequest` from within."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.param is not None:
+            raise
+        raise type(error)(f"`{place}`: {error.message}", place) from error

@@ -1,0 +1,204 @@
+"""EardrumServer: LitServe's launcher with a known end.
+
+Adds what LitServe 0.2.19 lacks: only our routes, a start that notices a worker that dies while it loads, SIGTERM, and
+no process left behind, also when the main one is killed. The main process decides; the others follow it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from importlib import metadata
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, Literal
+
+import litserve as ls
+from litserve.utils import WorkerSetupStatus
+
+from api.spec import AudioSpec
+from config import Settings
+from worker.lit_api import AudioChatAPI
+from worker.loop import WorkerStart
+
+log = logging.getLogger("eardrum.lifecycle")
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MONITOR_S = 0.5
+POLL_S = 0.05
+
+WELCOME = r"""
+Eardrum serves {model} at {base}/v1. To try it:
+
+  printf '{{"model":"{model}","messages":[{{"role":"user","content":[
+    {{"type":"input_audio","input_audio":{{"data":"%s","format":"ogg"}}}}]}}]}}' "$(base64 < tests/data/jfk.ogg)" |
+  tr -d '\n' | curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} -d @-
+"""
+
+Accelerator = Literal["cpu", "cuda", "mps"]
+
+
+class StartFailed(Exception):
+    """The server could not start; the message says what to do."""
+
+
+class EardrumServer(ls.LitServer):
+    """One server run. `serve` returns its exit status."""
+
+    def __init__(self, settings: Settings, lit_api: AudioChatAPI, spec: AudioSpec) -> None:
+        self._settings = settings
+        self._spec = spec
+        self._stopping = threading.Event()
+        self._exit_status = 0
+        accelerator = choose_accelerator(settings.device)
+        super().__init__(
+            lit_api,
+            accelerator=accelerator,
+            devices=1 if accelerator == "mps" else "auto",
+            workers_per_device=settings.workers_per_device,
+            timeout=False,
+            callbacks=WorkerStart(settings),
+            restart_workers=True,
+            disable_openapi_url=True,
+        )
+        self.monitor_internal = MONITOR_S
+
+    def register_endpoints(self) -> None:
+        """Ours alone. LitServe's own `/`, `/health` and `/info` would win over them."""
+        self._spec._server = self
+        self._spec.mount(self.app)
+
+    def serve(self) -> int:
+        """Run until told to stop."""
+        self._handle_signals()
+        end_forks_with_main()
+        try:
+            self.run(
+                host=self._settings.host,
+                port=self._settings.port,
+                num_api_servers=self._settings.api_servers,
+                log_level="warning",
+                generate_client_file=False,
+                http="h11",  # httptools bounds no headers
+                access_log=False,
+            )
+        finally:
+            for child in multiprocessing.active_children():
+                child.kill()
+        return self._exit_status
+
+    def stop(self, exit_status: int = 0) -> None:
+        """End the run. Any thread may call; a signal handler may not, because it would wait for itself."""
+        self._exit_status = self._exit_status or exit_status
+        self._stopping.set()
+        if self._shutdown_event is not None:
+            self._shutdown_event.set()
+
+    def _handle_signals(self) -> None:
+        main = os.getpid()
+
+        def handle(number: int, _: FrameType | None) -> None:
+            if os.getpid() != main:  # a forked process that inherited the handler follows the main one
+                return
+            if self._stopping.is_set():
+                log.warning("second signal: ending at once")
+                os._exit(128 + number)
+            threading.Thread(target=self.stop, name="stop", daemon=True).start()
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+
+    # ------------------------------------------------------------------------------------------ LitServe's own steps
+
+    def verify_worker_status(self) -> None:
+        """Wait until every worker has loaded its model."""
+        while not self._all_ready():
+            if self._stopping.is_set():
+                raise SystemExit(0)
+            failed = WorkerSetupStatus.ERROR in self.workers_setup_status.values()
+            if failed or not all(worker.is_alive() for worker in self.inference_workers):
+                raise StartFailed("A worker could not load the model; the reason stands above.")
+            time.sleep(POLL_S)
+
+    def _all_ready(self) -> bool:
+        return all(status == WorkerSetupStatus.READY for status in self.workers_setup_status.values())
+
+    def _start_server(self, *args: Any, **kwargs: Any) -> Any:
+        servers = super()._start_server(*args, **kwargs)
+        threading.Thread(target=self._watch_api_servers, args=(servers,), name="watch", daemon=True).start()
+        threading.Thread(target=self._announce, name="announce", daemon=True).start()
+        return servers
+
+    def _announce(self) -> None:
+        """Say what is served, and where, as soon as it answers."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._settings.host, self._settings.host)  # noqa: S104
+        base = f"http://{host}:{self._settings.port}"
+        while not _answers(f"{base}/ready"):
+            if self._stopping.wait(POLL_S):
+                return
+        print(WELCOME.format(model=self._settings.public_name, base=base, key=_key_header(self._settings)), flush=True)
+
+    def _watch_api_servers(self, servers: Mapping[int, Any]) -> None:
+        """Without its API process the port would accept connections and never answer: better to end, and be started
+        anew by a supervisor."""
+        wait([server.sentinel for server in servers.values()])
+        if not self._stopping.is_set():
+            log.error("an API process died; the server ends")
+            self.stop(exit_status=1)
+
+    def _perform_graceful_shutdown(
+        self, manager: Any, uvicorn_workers: Mapping[int, Any], shutdown_reason: str = "normal"
+    ) -> None:
+        """API processes first, each of which finishes its answers; then the workers, which have nothing left to do."""
+        self._stopping.set()
+        for server in uvicorn_workers.values():
+            server.terminate()
+        for server in uvicorn_workers.values():
+            server.join(self.uvicorn_graceful_timeout)
+        for worker in self.inference_workers:
+            worker.kill()
+            worker.join()
+        manager.shutdown()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=POLL_S * 20):  # noqa: S310 -- our own address
+            return True
+    except OSError:
+        return False
+
+
+def _key_header(settings: Settings) -> str:
+    return ' -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
+
+
+def end_forks_with_main() -> None:
+    """Let the kernel kill processes that are forked from now on when the main one dies, however it dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None).prctl
+    os.register_at_fork(after_in_child=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+
+
+def choose_accelerator(device: str) -> Accelerator:
+    """`auto` is CUDA where there is a GPU and a torch that can use it, else the CPU. Does not import torch: a process
+    that has started CUDA cannot be forked."""
+    if device != "auto":
+        return device  # type: ignore[return-value]
+    return "cuda" if _has_gpu() and not metadata.version("torch").endswith("+cpu") else "cpu"
+
+
+def _has_gpu() -> bool:
+    tool = shutil.which("nvidia-smi")
+    return tool is not None and subprocess.run([tool, "-L"], capture_output=True, check=False).returncode == 0

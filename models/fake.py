@@ -1,0 +1,157 @@
+"""A model without weights, for trying clients and for testing the server: it says what it heard, and fails on demand.
+
+Orders stand in the text of the last message, as `#name` or `#name=value`; without one it answers with the seconds of
+each clip and the text it was given.
+
+    #say=words      answer with these words ("_" for a blank)     #fail=prepare   a 500 before anything runs
+    #tokens=50      answer with so many letters                   #fail=prefill   the request's prefill raises
+    #random         sample letters, each as likely                #fail=step      the third decode step raises
+    #delay=0.01     seconds for each decode step                  #die            the process ends at the third step
+    #bad            refuse the conversation with a 400
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from errors import BadRequest
+from models.base import CausalModel, Clip, Conversation, Prompt
+from wire import Capabilities
+
+SAMPLING_RATE = 16_000
+MAX_NEW_TOKENS = 100_000
+_ORDER = re.compile(r"#(\w+)(?:=(\S+))?")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_CERTAIN = 50.0  # a logit so high that sampling at temperature 2 takes it, too
+_FAULT_STEP = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Script(Prompt):
+    """What a row will say, and what befalls it."""
+
+    answer: tuple[int, ...] = ()
+    random: bool = False
+    delay_s: float = 0.0
+    fault: str = ""
+
+
+class FakeModel(CausalModel):
+    capabilities = Capabilities(
+        sampling_rate=SAMPLING_RATE,
+        max_seconds_per_window=None,
+        long_audio="error",
+        batching="continuous",
+        default_temperature=0.0,
+    )
+
+    def setup(self, device: str, dtype: str) -> None:
+        self.tokenizer = _byte_tokenizer()
+        self.end_ids = frozenset({_end_id(self.tokenizer)})
+
+    def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
+        text = " ".join(part for part in conversation[-1].parts if isinstance(part, str))
+        clips = [part for turn in conversation for part in turn.parts if isinstance(part, Clip)]
+        orders = dict(_ORDER.findall(text))
+        if "bad" in orders:
+            raise BadRequest("The fake model was told to refuse this.", "messages")
+        if orders.get("fail") == "prepare":
+            raise RuntimeError("the fake model was told to fail in prepare")
+        audio_tokens = sum(len(window) for clip in clips for window in clip.windows) // SAMPLING_RATE
+        return [
+            Script(
+                inputs={},
+                num_tokens=len(self._ids(text)) + audio_tokens,
+                num_audio_tokens=audio_tokens,
+                max_new_tokens=MAX_NEW_TOKENS,
+                answer=self._ids(_answer(text, clips, orders)),
+                random="random" in orders,
+                delay_s=float(orders.get("delay") or 0),
+                fault="die" if "die" in orders else orders.get("fail", ""),
+            )
+        ]
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text).ids)
+
+    def make_rows(self) -> FakeRows:
+        (end,) = self.end_ids
+        return FakeRows(self.tokenizer.get_vocab_size(), end, self._ids(_LETTERS))
+
+
+class FakeRows:
+    """Rows that follow their scripts. Logits put all weight on the next letter, or equal weight on all letters."""
+
+    def __init__(self, vocabulary: int, end_id: int, letters: tuple[int, ...]) -> None:
+        self._vocabulary, self._end_id, self._letters = vocabulary, end_id, letters
+        self._rows: list[tuple[Script, int]] = []
+
+    def insert(self, prompt: Prompt) -> torch.Tensor:
+        assert isinstance(prompt, Script)
+        if prompt.fault == "prefill":
+            raise RuntimeError("the fake model was told to fail in prefill")
+        self._rows.append((prompt, 0))
+        return self._logits(prompt, 0)[None]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        assert len(tokens) == len(self._rows), "one token for each row"
+        self._rows = [(script, said + 1) for script, said in self._rows]
+        self._misbehave()
+        return torch.stack([self._logits(script, said) for script, said in self._rows])
+
+    def remove(self, row: int) -> None:
+        last = self._rows.pop()
+        if row < len(self._rows):
+            self._rows[row] = last
+
+    def _misbehave(self) -> None:
+        time.sleep(max((script.delay_s for script, _ in self._rows), default=0.0))
+        due = {script.fault for script, said in self._rows if said == _FAULT_STEP}
+        if "die" in due:
+            os._exit(9)
+        if "step" in due:
+            raise RuntimeError("the fake model was told to fail in a decode step")
+
+    def _logits(self, script: Script, said: int) -> torch.Tensor:
+        logits = torch.zeros(self._vocabulary)
+        if said >= len(script.answer):
+            logits[self._end_id] = _CERTAIN
+        elif script.random:
+            logits[list(self._letters)] = _CERTAIN
+        else:
+            logits[script.answer[said]] = _CERTAIN
+        return logits
+
+
+def _answer(text: str, clips: Sequence[Clip], orders: dict[str, str]) -> str:
+    if "say" in orders:
+        return orders["say"].replace("_", " ")
+    if "tokens" in orders:
+        count = int(orders["tokens"])
+        return (_LETTERS * (count // len(_LETTERS) + 1))[:count]
+    seconds = [sum(len(window) for window in clip.windows) / SAMPLING_RATE for clip in clips]
+    heard = ", ".join(f"{value:.1f} s" for value in seconds) or "nothing"
+    return f"I heard {heard}. You said: {text}"
+
+
+def _byte_tokenizer() -> Tokenizer:
+    """One token for each byte, so that a character of several bytes takes several steps."""
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|end|>"]
+    tokenizer = Tokenizer(models.BPE(vocab={token: id_ for id_, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    return tokenizer
+
+
+def _end_id(tokenizer: Tokenizer) -> int:
+    end = tokenizer.token_to_id("<|end|>")
+    assert end is not None, "added above"
+    return end

@@ -1,0 +1,168 @@
+"""The values that cross the border between the HTTP process and the worker process.
+
+Frozen dataclasses of plain fields, nothing else: no tensors, no audio bytes (those wait in spool files), no
+exceptions. This file knows no library and none of our other rooms.
+
+    api ── Job, Cancel ──▶ worker
+    api ◀── Ready, Heartbeat, Started, Delta, Finished, Failed ── worker
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+BUS = "eardrum"  # the one key of LitServe's response buffer under which all events of an API process travel
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobId:
+    """Names one job in the whole server: the API process that waits for it, and a key unique in that process."""
+
+    api_server: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.api_server}/{self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> JobId:
+        """The inverse of `str`."""
+        api_server, key = text.split("/", 1)
+        return cls(int(api_server), key)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """One audio of a message: a spool file or an address, never both. `place` says where the client wrote it."""
+
+    place: str
+    path: str | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.path is None) != (self.url is None), "an audio part has a path or a url"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[TextPart | AudioPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. `None` leaves the choice to the model's own default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request."""
+
+    id: JobId
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    spool_bytes: int = 0
+
+    @property
+    def audio_parts(self) -> list[AudioPart]:
+        return [part for message in self.messages for part in message.parts if isinstance(part, AudioPart)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the served model takes, as `GET /v1/models` tells it. Seconds are of audio at `sampling_rate` hertz."""
+
+    sampling_rate: int
+    max_seconds_per_window: float | None
+    long_audio: Literal["error", "chunk"]
+    batching: Literal["continuous", "dynamic", "serial"]
+    needs_audio: bool = False
+    default_temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has loaded its model. `control` is the address of its datagram socket."""
+
+    worker_id: int
+    pid: int
+    control: str
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A worker lives. `step_age_s`: seconds since its engine last came round."""
+
+    worker_id: int
+    pid: int
+    step_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has taken the job from the queue and will end it."""
+
+    job_id: JobId
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    job_id: JobId
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one choice cost, in the model's own tokens; prompt and audio are the same for each choice of a job."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    audio_tokens: int = 0
+    audio_parts: int = 0
+    audio_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    job_id: JobId
+    choice: int
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The whole job failed. `kind` is a class name of errors.py."""
+
+    job_id: JobId
+    kind: str
+    message: str
+    param: str | None = None
+
+
+JobEvent = Started | Delta | Finished | Failed
+Event = Ready | Heartbeat | JobEvent

@@ -1,0 +1,203 @@
+"""The worker's body: takes jobs from a source, puts events into a sink, and knows no transport.
+
+    intake thread    source ── a job, when there is room ──▶ Started
+    event loop       decode_request of many jobs side by side: nobody waits for somebody else's audio
+    engine thread    `run`: cancelled rows leave, new requests join, one step, events out
+
+LitServe's queues are one transport (loop.py); tests bind the body in process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from errors import BadRequest, EardrumError, InternalError
+from wire import Failed, Finished, Job, JobEvent, JobId, Started
+from worker.lit_api import AudioChatAPI
+
+if TYPE_CHECKING:
+    from engine.engine import Request
+
+log = logging.getLogger("eardrum.worker")
+
+IDLE_TICK_S = 1.0  # the step age stays fresh while there is nothing to do
+
+
+class JobSource(Protocol):
+    def get(self) -> Job | None:
+        """The next job; waits for it. `None` ends the intake."""
+
+
+Sink = Callable[[int, list[JobEvent]], None]  # API process, events
+
+
+class _LiveJob:
+    """One job that this worker has taken: how far it is, and how many of its choices are still open."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.open_choices = job.sampling.n
+        self.preparing: asyncio.Task[None] | None = None
+        self.cancelled = False
+        self.in_engine = False
+
+
+class WorkerBody:
+    """Runs jobs on an engine. `room`: how many jobs are taken ahead of their end."""
+
+    def __init__(self, api: AudioChatAPI, source: JobSource, sink: Sink, room: int) -> None:
+        self._api = api
+        self._source = source
+        self._sink = sink
+        self._room = threading.BoundedSemaphore(room)
+        self._live: dict[JobId, _LiveJob] = {}
+        self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._last_step = time.monotonic()
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since the engine last came round; it does so at least once a second."""
+        return time.monotonic() - self._last_step
+
+    def run(self) -> None:
+        """The engine's thread: returns after `stop`."""
+        threading.Thread(target=self._run_loop, name="prepare", daemon=True).start()
+        threading.Thread(target=self._intake, name="intake", daemon=True).start()
+        while (arrivals := self._collect()) is not None:
+            self._step(arrivals)
+            self._last_step = time.monotonic()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def cancel(self, job_id: JobId) -> None:
+        """Drop a job, wherever it is. Any thread may call."""
+        self._call(self._cancel, job_id)
+
+    def stop(self) -> None:
+        """Let `run` return after the current step."""
+        self._inbox.put(None)
+
+    # ------------------------------------------------------------- intake and preparation: intake thread, event loop
+
+    def _run_loop(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _call(self, function: Callable[[JobId], None], job_id: JobId) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is going
+            self._loop.call_soon_threadsafe(function, job_id)
+
+    def _intake(self) -> None:
+        while True:
+            self._room.acquire()
+            job = self._source.get()
+            if job is None:
+                return
+            live = self._live[job.id] = _LiveJob(job)
+            self._sink(job.id.api_server, [Started(job.id, os.getpid())])
+            self._loop.call_soon_threadsafe(self._start, live)
+
+    def _start(self, live: _LiveJob) -> None:
+        if not live.cancelled:
+            live.preparing = self._loop.create_task(self._prepare(live))
+
+    async def _prepare(self, live: _LiveJob) -> None:
+        job = live.job
+        try:
+            request = await self._api.decode_request(job)
+        except asyncio.CancelledError:
+            raise
+        except EardrumError as error:
+            self._fail(job.id, error)
+        except Exception:
+            log.exception("preparing %s failed", job.id)
+            self._fail(job.id, InternalError("The server failed to prepare this request."))
+        else:
+            if not live.cancelled:
+                self._inbox.put(request)
+
+    def _cancel(self, job_id: JobId) -> None:
+        live = self._live.get(job_id)
+        if live is None:
+            return
+        live.cancelled = True
+        if live.preparing is not None:
+            live.preparing.cancel()
+        self._inbox.put(job_id)
+
+    def _fail(self, job_id: JobId, error: EardrumError) -> None:
+        if not isinstance(error, BadRequest):
+            log.warning("%s failed: %s", job_id, error)
+        self._sink(job_id.api_server, [Failed(job_id, type(error).__name__, error.message, error.param)])
+        self._forget(job_id)
+
+    def _forget(self, job_id: JobId) -> None:
+        if self._live.pop(job_id, None) is not None:
+            self._room.release()
+
+    # ------------------------------------------------------------------------------------------- the engine's thread
+
+    def _collect(self) -> list[Request] | None:
+        """What came in since the last step, cancellations applied; `None` to stop. Waits only where nothing runs."""
+        arrivals: dict[JobId, Request] = {}
+        wait = self._api.engine.idle
+        while True:
+            try:
+                item = self._inbox.get(block=wait, timeout=IDLE_TICK_S)
+            except queue.Empty:
+                return list(arrivals.values())
+            if item is None:
+                return None
+            if isinstance(item, JobId):
+                arrivals.pop(item, None)
+                self._api.engine.cancel(item)
+                self._forget(item)
+            else:
+                arrivals[item.id] = item
+            wait = False
+
+    def _step(self, arrivals: list[Request]) -> None:
+        """One step. Where it raises, every job in the engine fails, and the worker goes on with fresh slots."""
+        events: list[JobEvent] = []
+        try:
+            self._mark(arrivals)
+            events += self._api.batch(arrivals)
+            events += self._api.predict()
+        except Exception:
+            log.exception("a step failed")
+            self._deliver(events)
+            events = self._fail_engine()
+        self._deliver(events)
+
+    def _mark(self, arrivals: Iterable[Request]) -> None:
+        for request in arrivals:
+            self._live[request.id].in_engine = True
+
+    def _fail_engine(self) -> list[JobEvent]:
+        self._api.engine.reset()
+        error = InternalError("The model failed while it answered.")
+        lost = [live.job.id for live in list(self._live.values()) if live.in_engine]
+        return [Failed(job_id, type(error).__name__, error.message) for job_id in lost]
+
+    def _deliver(self, events: Sequence[JobEvent]) -> None:
+        """Tell the API processes, and let go of what has ended."""
+        for api_server, message in self._api.encode_response(events):
+            self._sink(api_server, message)
+        for event in events:
+            if isinstance(event, Failed):
+                self._forget(event.job_id)
+            elif isinstance(event, Finished):
+                self._close_choice(self._live[event.job_id])
+
+    def _close_choice(self, live: _LiveJob) -> None:
+        live.open_choices -= 1
+        if not live.open_choices:
+            self._forget(live.job.id)

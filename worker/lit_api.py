@@ -1,0 +1,77 @@
+"""AudioChatAPI: LitServe's hooks with their own meaning, for an engine instead of one call.
+
+    decode_request   a job to a prepared request: fetch, decode, cut, prompts. Runs beside the engine, many at a time
+    batch            new requests join, and one is prefilled
+    predict          one decode step for all rows
+    encode_response  a step's events to one message for each API process
+
+The main process and the API processes import this file, too: torch comes in with `setup`, in the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import litserve as ls
+
+from audio.spool import Spool
+from config import Settings
+from wire import Capabilities, Job, JobEvent
+
+if TYPE_CHECKING:
+    from engine.engine import Engine, Request
+    from models.base import CausalModel
+    from worker.prepare import Preparer
+
+
+class AudioChatAPI(ls.LitAPI):
+    """One in each worker process; before `setup` it is only settings, and travels to the worker."""
+
+    model: CausalModel
+    engine: Engine
+    preparer: Preparer
+
+    def __init__(self, settings: Settings, spool: Spool, **lit_api: Any) -> None:
+        super().__init__(**lit_api)
+        self._settings = settings
+        self._spool = spool
+
+    def setup(self, device: str) -> None:
+        """Load the model onto `device` and start the decode processes."""
+        from engine.engine import Engine  # noqa: PLC0415
+        from models import registry  # noqa: PLC0415
+        from worker.prepare import Preparer  # noqa: PLC0415
+
+        self.model = registry.create(self._settings.model)
+        self.preparer = Preparer(self._settings, self._spool, self.model)
+        self.model.setup(device, self._settings.dtype)
+        self.engine = Engine(self.model, self._settings.max_rows)
+
+    @property
+    def run_directory(self) -> Path:
+        """The private directory of this server run."""
+        return self._spool.directory
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.model.capabilities
+
+    async def decode_request(self, request: Job) -> Request:
+        return await self.preparer.prepare(request)
+
+    def batch(self, inputs: Sequence[Request]) -> Sequence[JobEvent]:
+        for request in inputs:
+            self.engine.submit(request)
+        return self.engine.admit()
+
+    def predict(self, x: object = None, **_: object) -> Iterator[JobEvent]:
+        yield from self.engine.decode()
+
+    def encode_response(self, output: Iterable[JobEvent], **_: object) -> Iterator[tuple[int, list[JobEvent]]]:
+        """The events grouped by the API process that waits for them."""
+        messages: dict[int, list[JobEvent]] = {}
+        for event in output:
+            messages.setdefault(event.job_id.api_server, []).append(event)
+        yield from messages.items()

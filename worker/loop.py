@@ -1,0 +1,161 @@
+"""EngineLoop: a LitServe loop that runs the worker's body on LitServe's queues.
+
+LitServe's own loops call the hooks one after the other and wait for each; this one runs intake, preparation and engine
+steps side by side (body.py), and sends one message for each step to each API process instead of one for each token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from litserve.callbacks import Callback
+from litserve.loops.base import LitLoop
+from litserve.transport.base import MessageTransport
+from litserve.utils import LitAPIStatus, LoopResponseType
+
+from config import Settings, configure_logging
+from wire import BUS, Event, Heartbeat, Job, Ready
+from worker.body import WorkerBody
+from worker.control import ControlSocket
+from worker.lit_api import AudioChatAPI
+
+log = logging.getLogger("eardrum.worker")
+
+HEARTBEAT_S = 1.0
+POLL_S = 1.0  # a look into the queue, should a wake-up have been lost
+ENGINE_FAILED = 70  # exit status: EX_SOFTWARE of sysexits.h
+
+
+class QueueSource:
+    """Jobs from LitServe's request queue.
+
+    Never waits *in* the queue: the manager would still answer the pending call of a worker that died, and hand it a job
+    that nobody runs. Waits for a wake-up instead, and then asks.
+    """
+
+    def __init__(self, request_queue: Any) -> None:
+        self._queue = request_queue
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def get(self) -> Job | None:
+        while True:
+            self._wake.clear()
+            try:
+                return self._queue.get_nowait()  # type: ignore[no-any-return]
+            except queue.Empty:
+                self._wake.wait(POLL_S)
+            except (EOFError, OSError):  # the manager is gone, and so is the server
+                return None
+
+
+class BusSender:
+    """Events to API processes: one message for each process and round, with a heartbeat now and then."""
+
+    def __init__(self, transport: MessageTransport, num_api_servers: int, heartbeat: Callable[[], Heartbeat]) -> None:
+        self._transport = transport
+        self._num_api_servers = num_api_servers
+        self._heartbeat = heartbeat
+        self._outbox: queue.SimpleQueue[tuple[int, Sequence[Event]]] = queue.SimpleQueue()
+        self._next_heartbeat = 0.0
+
+    def put(self, api_server: int, events: Sequence[Event]) -> None:
+        self._outbox.put((api_server, events))
+
+    def broadcast(self, event: Event) -> None:
+        for api_server in range(self._num_api_servers):
+            self.put(api_server, [event])
+
+    def start(self) -> None:
+        threading.Thread(target=self._send_forever, name="sender", daemon=True).start()
+
+    def _send_forever(self) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the manager is gone, and so is the server
+            while True:
+                for api_server, events in self._gather().items():
+                    message = (events, LitAPIStatus.OK, LoopResponseType.STREAMING, 0)
+                    self._transport.send((BUS, message), consumer_id=api_server)
+
+    def _gather(self) -> dict[int, list[Event]]:
+        """What is to be sent now; waits for something until the next heartbeat is due."""
+        messages: dict[int, list[Event]] = {}
+        timeout = max(0.0, self._next_heartbeat - time.monotonic())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                api_server, events = self._outbox.get(timeout=timeout)
+                messages.setdefault(api_server, []).extend(events)
+                timeout = 0.0
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+            for api_server in range(self._num_api_servers):
+                messages.setdefault(api_server, []).append(self._heartbeat())
+        return messages
+
+
+class EngineLoop(LitLoop):
+    """Owns the worker process, from `setup` to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def pre_setup(self, lit_api: AudioChatAPI, spec: object = None) -> None:
+        """LitServe's loops check the hooks here; ours are called by our own code."""
+
+    def __call__(
+        self,
+        lit_api: AudioChatAPI,
+        device: str,
+        worker_id: int,
+        request_queue: Any,
+        transport: MessageTransport,
+        workers_setup_status: dict[str, str],
+        callback_runner: object,
+    ) -> None:
+        source = QueueSource(request_queue)
+        pid = os.getpid()
+        sender = BusSender(transport, self._settings.api_servers, lambda: Heartbeat(worker_id, pid, body.step_age_s))
+        body = WorkerBody(lit_api, source, sender.put, self._settings.max_rows + self._settings.prepare_ahead)
+        control = ControlSocket(lit_api.run_directory, source.wake, body.cancel)
+        control.start()
+        sender.broadcast(Ready(worker_id, pid, control.address, lit_api.capabilities))
+        sender.start()
+        try:
+            body.run()
+        except BaseException:
+            log.exception("the engine's thread failed; the worker ends and is started anew")
+            os._exit(ENGINE_FAILED)
+
+
+class WorkerStart(Callback):
+    """First thing in a worker process, before the model is loaded.
+
+    Leaves signals to the main process, which ends its workers itself; ends the worker when the main process is gone.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def on_before_setup(self, *_: object, **__: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, name="follow", daemon=True).start()
+        configure_logging(self._settings.log_level)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are spawned"
+    parent.join()
+    os._exit(1)
