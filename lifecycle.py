@@ -7,11 +7,13 @@ no process left behind, also when the main one is killed. The main process decid
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -80,6 +82,7 @@ class EardrumServer(ls.LitServer):
 
     def serve(self) -> int:
         """Run until told to stop."""
+        self._check_port()
         self._handle_signals()
         end_forks_with_main()
         try:
@@ -103,6 +106,17 @@ class EardrumServer(ls.LitServer):
         self._stopping.set()
         if self._shutdown_event is not None:
             self._shutdown_event.set()
+
+    def _check_port(self) -> None:
+        family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._settings.host, self._settings.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise StartFailed(f"{self._settings.host} cannot be listened on: {error.strerror}.") from None
+                raise StartFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
 
     def _handle_signals(self) -> None:
         main = os.getpid()

@@ -16,11 +16,12 @@ from typing import TypeVar
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api import sse
 from api.auth import KeyCheck
-from api.boundary import RequestBoundary, while_connected
+from api.boundary import ClientGone, RequestBoundary, while_connected
 from api.chat import Chunks, Completion, Json, Reply, build_job, check_limits
 from api.pending import PendingTable
 from api.schema import ChatRequest, parse
@@ -126,11 +127,14 @@ class Api:
         if kind != "application/json" and not kind.endswith("+json"):
             raise UnsupportedMediaType("Send the request as JSON, with the header `Content-Type: application/json`.")
         limit, received, chunks = self._settings.max_body_bytes, 0, []
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > limit:
-                raise BodyTooLarge(f"The request body is larger than the limit of {limit} bytes.")
-            chunks.append(chunk)
+        try:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit:
+                    raise BodyTooLarge(f"The request body is larger than the limit of {limit} bytes.")
+                chunks.append(chunk)
+        except ClientDisconnect:
+            raise ClientGone from None
         return b"".join(chunks)
 
     async def _run(self, function: Callable[..., T], *args: object, in_thread: bool) -> T:

@@ -28,6 +28,9 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "mp4", "webm", "ai
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MAX_CHANNELS = 32
 FLOAT32_BYTES = 4
+# Down-mix weights that sum to one at most. Without it swresample does so for integer samples only, and the same stereo
+# recording would be 3 dB louder from a lossy file than from a WAV.
+RESAMPLER_OPTIONS = {"rematrix_maxval": "1.0"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
 
 def _copy(frames: Iterator[av.AudioFrame], out: BinaryIO, sampling_rate: int, limits: DecodeLimits) -> int:
     """Mix down, resample and write frame by frame, so that memory holds one frame; the number of samples."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate, options=RESAMPLER_OPTIONS)
     started, samples = time.process_time(), 0
     for frame in frames:
         for mono in resampler.resample(frame):

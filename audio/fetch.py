@@ -93,6 +93,7 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(trust_env=False),
             network_backend=_GuardedBackend(allow_private),
+            max_connections=None,  # the jobs in preparation bound them; a slow host must not take the places of others
             max_keepalive_connections=0,
         )
 

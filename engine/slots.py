@@ -198,6 +198,7 @@ class EncoderDecoderRows:
         caches.is_updated = dict.fromkeys(range(len(self._layers)), True)
         return caches
 
+    @torch.inference_mode()
     def remove(self, row: int) -> None:
         last = self._window.rows - 1
         if row != last:

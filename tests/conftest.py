@@ -1,0 +1,32 @@
+"""Servers that many tests share. Each is `python server.py` in processes of its own, started once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import models  # noqa: F401 -- before any test imports transformers: it brings the guard for torchaudio
+from tests.support.origin import Origin, run_origin
+from tests.support.servers import RunningServer, run_server
+
+
+@pytest.fixture(scope="session")
+def fake_server() -> Iterator[RunningServer]:
+    """The whole stack with the fake model."""
+    with run_server("--model", "fake", "--allow-private-networks") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def whisper_server() -> Iterator[RunningServer]:
+    """The whole stack with the real weights, under a name of the operator's."""
+    with run_server("--served-model-name", "my-model", "--allow-private-networks") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def origin() -> Iterator[Origin]:
+    """A web server for audio on the loopback address."""
+    with run_origin() as running:
+        yield running

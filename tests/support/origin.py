@@ -1,0 +1,98 @@
+"""A web server of the tests' own on the loopback address, where audio is fetched from, well-behaved or not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from tests.support.speech import DATA
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """`/clip/NAME` sends a clip of tests/data; the other paths misbehave. `?wait=2` waits before the answer."""
+
+    origin: Origin
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        self.origin.requested.append(self.path)
+        time.sleep(float(parse_qs(url.query).get("wait", ["0"])[0]))
+        verb, _, rest = url.path.strip("/").partition("/")
+        with suppress(BrokenPipeError, ConnectionResetError):
+            getattr(self, f"send_{verb}")(rest)
+
+    def send_clip(self, name: str) -> None:
+        self._send(200, (DATA / name).read_bytes())
+
+    def send_text(self, _: str) -> None:
+        self._send(200, b"<html>no audio here</html>")
+
+    def send_status(self, code: str) -> None:
+        self._send(int(code), b"")
+
+    def send_redirect(self, target: str) -> None:
+        self._send(302, b"", {"Location": "/" + target})
+
+    def send_loop(self, _: str) -> None:
+        self._send(302, b"", {"Location": self.path})
+
+    def send_gzip(self, name: str) -> None:
+        self._send(200, (DATA / name).read_bytes(), {"Content-Encoding": "gzip"})
+
+    def send_endless(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"\0" * 65536)
+
+    def send_drip(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"\0")
+            time.sleep(0.05)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class Origin:
+    """The origin's address, and the paths that it was asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.requested: list[str] = []
+
+    def url(self, path: str) -> str:
+        return f"{self.base_url}/{path}"
+
+
+@contextmanager
+def run_origin() -> Iterator[Origin]:
+    handler = type("Handler", (_Handler,), {})
+    server = _Server(("127.0.0.1", 0), handler)
+    handler.origin = origin = Origin(server.server_address[1])  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield origin
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

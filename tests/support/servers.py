@@ -1,0 +1,113 @@
+"""Starts `python server.py` as a user does, and stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+from openai import AsyncOpenAI, OpenAI
+
+ROOT = Path(__file__).resolve().parents[2]
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 20.0
+
+
+class RunningServer:
+    """A server in a process tree of its own."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path, model: str) -> None:
+        self.port = port
+        self.process = process
+        self.log = log
+        self.model = model
+        self.base_url = f"http://127.0.0.1:{port}"
+
+    def client(self, **options: object) -> OpenAI:
+        return OpenAI(base_url=f"{self.base_url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+
+    def async_client(self, **options: object) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.base_url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.base_url, timeout=60)
+
+    def tree(self) -> list[psutil.Process]:
+        """Every process of the server."""
+        main = psutil.Process(self.process.pid)
+        return [main, *main.children(recursive=True)]
+
+    def wait_ready(self) -> None:
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until:
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()}"
+            try:
+                if httpx.get(f"{self.base_url}/ready", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"the server was not ready in {START_LIMIT_S} s:\n{self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOP_LIMIT_S)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def run_server(*flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """A server with these flags, ready unless told otherwise, gone at the end."""
+    port = free_port()
+    names = [flags[i + 1] for i, flag in enumerate(flags) if flag in ("--model", "--served-model-name")]
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "server.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "server.py", "--port", str(port), *flags],
+                cwd=ROOT,
+                env={**os.environ, **(env or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        server = RunningServer(port, process, log, names[-1] if names else "whisper-tiny.en")
+        try:
+            if ready:
+                server.wait_ready()
+            yield server
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of `processes` that still run after a few seconds; none, if all is well. Zombies do not run."""
+    until = time.monotonic() + 5
+    alive = processes
+    while alive and time.monotonic() < until:
+        alive = [process for process in alive if _runs(process)]
+        time.sleep(0.05)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,165 @@
+"""The routes, the pending table and the worker's body, without LitServe between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from errors import DeadlineExceeded, Overloaded
+from tests.support.inprocess import WORKER_PID, InProcess, run_in_process
+from tests.support.speech import input_audio, user
+from tests.support.waiting import until
+from wire import Job, JobId, Message, Sampling, TextPart
+
+CHAT = "/v1/chat/completions"
+
+
+def request(text: str, **fields: object) -> dict:
+    return {"model": "fake", "messages": user(text), **fields}
+
+
+def job(server: InProcess, text: str, **sampling: object) -> Job:
+    return Job(server.pending.new_job_id(), (Message("user", (TextPart(text),)),), Sampling(**sampling))
+
+
+async def settled(server: InProcess) -> None:
+    """Waits until the worker holds no job."""
+    await until(lambda: not server.body._live and not server.pending.num_pending)
+
+
+def spooled(server: InProcess) -> list[str]:
+    return [path.name for path in server.spool.directory.iterdir() if path.name != "lock"]
+
+
+async def test_an_answer_comes_through_the_seam() -> None:
+    """The same routes and the same worker serve without a queue of LitServe's."""
+    async with run_in_process() as server, server.http() as http:
+        answer = (await http.post(CHAT, json=request("hello"))).json()
+        assert answer["choices"][0]["message"]["content"] == "I heard nothing. You said: hello"
+        audio = user(input_audio("cv-en-no.mp3"), "and?")
+        answer = (await http.post(CHAT, json={"model": "fake", "messages": audio})).json()
+        assert answer["choices"][0]["message"]["content"] == "I heard 4.1 s. You said: and?"
+        assert answer["usage"]["audio"] == {"seconds_received": 4.104, "seconds_used": 4.104, "parts": 1}
+        await settled(server)
+        assert spooled(server) == []
+
+
+async def test_closing_the_events_cancels_the_job() -> None:
+    """In the middle of its answer; the worker is free again, and what it sends late is dropped."""
+    async with run_in_process() as server:
+        events = server.pending.submit(job(server, "#tokens=100000 #delay=0.001"))
+        await anext(events)
+        await events.aclose()
+        assert len(server.cancelled) == 1
+        await settled(server)
+
+
+async def test_a_finished_job_is_not_cancelled() -> None:
+    """Nor one that failed."""
+    async with run_in_process() as server:
+        async for _ in server.pending.submit(job(server, "hello", n=3)):
+            pass
+        with pytest.raises(Exception, match="refuse"):
+            await anext(server.pending.submit(job(server, "#bad")))
+        assert server.cancelled == []
+        await settled(server)
+
+
+async def test_a_client_that_left_while_its_job_was_queued() -> None:
+    """The worker learns of it as soon as it takes the job."""
+    async with run_in_process(running=False) as server:
+        waiting = asyncio.ensure_future(anext(server.pending.submit(job(server, "#tokens=100000 #delay=0.001"))))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert server.pending.num_pending == 0
+        server.thread.start()
+        await until(lambda: len(server.cancelled) == 2)
+        await settled(server)
+
+
+async def test_the_queue_is_bounded_by_requests_and_by_bytes() -> None:
+    """What is over is refused at once with a 429 that says when to try again."""
+    async with run_in_process(running=False, requests=2, audio_bytes=100_000) as server, server.http() as http:
+        audio = {"model": "fake", "messages": user(input_audio("jfk.ogg"))}
+        first = asyncio.ensure_future(http.post(CHAT, json=audio))
+        await until(lambda: server.pending.num_pending == 1)
+        refused = await http.post(CHAT, json=audio)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        second = asyncio.ensure_future(http.post(CHAT, json=request("hello")))
+        await until(lambda: server.pending.num_pending == 2)
+        with pytest.raises(Overloaded):
+            await anext(server.pending.submit(job(server, "third")))
+        assert len(spooled(server)) == 1
+        for task in (first, second):
+            task.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        await until(lambda: not spooled(server))
+
+
+async def test_a_request_past_its_time_ends() -> None:
+    """With a 504, and its work is dropped."""
+    async with run_in_process(request_timeout_s=0.2) as server, server.http() as http:
+        answer = await http.post(CHAT, json=request("#tokens=100000 #delay=0.01"))
+        assert (answer.status_code, answer.headers["x-should-retry"]) == (504, "false")
+        with pytest.raises(DeadlineExceeded):
+            async for _ in server.pending.submit(job(server, "#tokens=100000 #delay=0.01")):
+                pass
+        await settled(server)
+
+
+async def test_a_dead_worker_fails_what_it_had_begun() -> None:
+    """At once, and only that."""
+    async with run_in_process() as server:
+        events = server.pending.submit(job(server, "#tokens=100000 #delay=0.01"))
+        await anext(events)
+        (entry,) = server.pending._entries.values()
+        server.pending.worker_died(entry.worker_pid)
+        with pytest.raises(Exception, match="worker died"):
+            async for _ in events:
+                pass
+        assert server.pending.is_ready
+        server.pending.worker_died(WORKER_PID)
+        assert not server.pending.is_ready
+
+
+@pytest.mark.parametrize("fault", ["prepare", "prefill", "step"])
+async def test_a_model_that_fails_answers_500_and_goes_on(fault: str) -> None:
+    """Wherever it fails; nothing of its own words reaches the client, and a stream ends with an error event."""
+    async with run_in_process() as server, server.http() as http:
+        answer = await http.post(CHAT, json=request(f"#tokens=9 #fail={fault}"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert "fake" not in answer.json()["error"]["message"]
+        if fault == "step":
+            answer = await http.post(CHAT, json=request("#tokens=9 #fail=step", stream=True))
+            assert answer.status_code == 200
+            last = answer.text.rstrip("\n").split("\n\n")[-1]
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
+            assert answer.text.endswith("\n\n")
+            assert "[DONE]" not in answer.text
+        answer = await http.post(CHAT, json=request("#say=still_here"))
+        assert answer.json()["choices"][0]["message"]["content"] == "still here"
+        await settled(server)
+
+
+async def test_a_failed_step_fails_everybody_in_it_and_nobody_else() -> None:
+    """Those who come later are served."""
+    async with run_in_process() as server, server.http() as http:
+        posts = [http.post(CHAT, json=request("#tokens=500 #delay=0.001")) for _ in range(3)]
+        running = [asyncio.ensure_future(post) for post in posts]
+        await until(lambda: len(server.body._live) == 3)
+        await http.post(CHAT, json=request("#tokens=9 #fail=step"))
+        answers: list[httpx.Response] = await asyncio.gather(*running)
+        assert {answer.status_code for answer in answers} <= {200, 500}
+        assert (await http.post(CHAT, json=request("hello"))).status_code == 200
+        await settled(server)
+
+
+def test_job_ids_survive_the_control_socket() -> None:
+    """They travel as text."""
+    id_ = JobId(3, "abc")
+    assert JobId.parse(str(id_)) == id_

@@ -1,0 +1,46 @@
+"""Spool files live as long as their request, and directories as long as their server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from audio.spool import open_spool, sweep
+
+
+def test_the_spool_and_its_files_are_gone_at_the_end(tmp_path: Path) -> None:
+    """A directory with mode 0700 for each run, a file for each audio."""
+    with open_spool(tmp_path, 0) as spool:
+        assert spool.directory.parent == tmp_path
+        assert spool.directory.stat().st_mode & 0o777 == 0o700
+        with spool.files() as files:
+            path = Path(files.write(b"audio"))
+            assert path.read_bytes() == b"audio"
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_written_after_its_request_ended_is_removed(tmp_path: Path) -> None:
+    """A thread that still decodes base64 when its client leaves must leave nothing."""
+    with open_spool(tmp_path, 0) as spool:
+        with spool.files() as files:
+            pass
+        files.write(b"too late")
+        assert [path.name for path in spool.directory.iterdir()] == ["lock"]
+
+
+def test_a_start_sweeps_the_directories_of_dead_servers_only(tmp_path: Path) -> None:
+    """Who holds the lock lives, whatever its pid is called here."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from audio.spool import open_spool\n"
+        "with open_spool(Path(sys.argv[1]), 0) as spool: spool.write(b'x'); os._exit(9)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(root)], check=False)
+    (left,) = tmp_path.iterdir()
+    with open_spool(tmp_path, 0) as alive:
+        assert not left.exists()
+        sweep(tmp_path)
+        assert alive.directory.exists()
