@@ -26,7 +26,8 @@ def main() -> int:
     except APIConnectionError:
         return fail(f"No server answers at {options.url}. Start one with `make serve`, or name another with --url.")
     except APIError as error:
-        return fail(f"The server refused: {(getattr(error, 'body', None) and error.body.get('message')) or error}")
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        return fail(f"The server refused: {told or error}")
     except OSError as error:
         return fail(f"{options.audio} cannot be read: {error.strerror}.")
     except KeyboardInterrupt:

@@ -103,9 +103,8 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded its model. `control` is the address of its datagram socket."""
+    """A worker has loaded its model. `control` is the address of its control socket."""
 
-    worker_id: int
     pid: int
     control: str
     capabilities: Capabilities
@@ -113,11 +112,9 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker lives. `step_age_s`: seconds since its engine last came round."""
+    """A worker lives."""
 
-    worker_id: int
     pid: int
-    step_age_s: float
 
 
 @dataclass(frozen=True, slots=True)

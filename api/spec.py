@@ -11,10 +11,9 @@ endpoints and response buffer are not used: events arrive under one key, and the
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -23,10 +22,13 @@ from fastapi import FastAPI
 from litserve.utils import ResponseBufferItem
 
 from api import routes
+from api.control import ControlLine
 from api.pending import Bounds, PendingTable
 from audio.spool import Spool
 from config import Settings
 from wire import BUS, Cancel, Event, Job, JobId, Ready
+
+log = logging.getLogger("eardrum.api")
 
 
 class AudioSpec(ls.OpenAISpec):
@@ -39,7 +41,7 @@ class AudioSpec(ls.OpenAISpec):
         servers = settings.api_servers
         bounds = Bounds(-(-settings.queue_requests // servers), settings.queue_bytes // servers)
         self.pending = PendingTable(self, bounds, settings.request_timeout_s, settings.heartbeat_max_age_s)
-        self._controls: dict[int, str] = {}  # worker's pid: address of its control socket
+        self._controls: dict[int, ControlLine] = {}  # by the worker's pid
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker gets: none of the queues, sockets and tables of the API process."""
@@ -73,10 +75,10 @@ class AudioSpec(ls.OpenAISpec):
 
     def watch(self, ready: Ready) -> None:
         """The kernel tells of a worker's end at once, also when it is killed."""
-        self._controls[ready.pid] = ready.control
         try:
+            self._controls[ready.pid] = ControlLine(ready.control)
             descriptor = os.pidfd_open(ready.pid)
-        except ProcessLookupError:
+        except OSError:  # it is gone already
             self._gone(ready.pid)
             return
         loop = asyncio.get_running_loop()
@@ -89,24 +91,18 @@ class AudioSpec(ls.OpenAISpec):
         loop.add_reader(descriptor, gone)
 
     def _gone(self, pid: int) -> None:
-        self._controls.pop(pid, None)
+        if pid in self._controls:
+            self._controls.pop(pid).close()
         self.pending.worker_died(pid)
 
     def _tell_workers(self, message: str) -> None:
-        """A datagram to each worker. One that cannot be told is dead, or looks into the queue within a second."""
-        for address in self._controls.values():
-            with suppress(OSError):
-                self._socket.sendto(message.encode(), address)
+        """Whichever has room takes a job that it is woken for, and whichever has the job cancels it."""
+        for control in self._controls.values():
+            control.send(message)
 
     @cached_property
     def _sender(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, thread_name_prefix="queue")
-
-    @cached_property
-    def _socket(self) -> socket.socket:
-        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sender.setblocking(False)
-        return sender
 
 
 class _Unused:
@@ -124,4 +120,7 @@ class _Bus:
 
     def append(self, response: tuple[list[Event], str]) -> None:
         events, _ = response
-        self._pending.deliver(events)
+        try:
+            self._pending.deliver(events)
+        except Exception:  # LitServe would never listen again
+            log.exception("events could not be delivered")

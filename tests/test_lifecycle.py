@@ -123,6 +123,7 @@ def test_a_start_that_fails_says_why(flags: tuple[str, ...], status: int, messag
     with run_server(*flags, ready=False) as server:
         assert server.process.wait(40) == status
         assert message in server.log.read_text()
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_a_port_in_use_is_told() -> None:

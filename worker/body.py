@@ -15,7 +15,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger("eardrum.worker")
-
-IDLE_TICK_S = 1.0  # the step age stays fresh while there is nothing to do
 
 
 class JobSource(Protocol):
@@ -63,12 +60,6 @@ class WorkerBody:
         self._live: dict[JobId, _LiveJob] = {}
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
-        self._last_step = time.monotonic()
-
-    @property
-    def step_age_s(self) -> float:
-        """Seconds since the engine last came round; it does so at least once a second."""
-        return time.monotonic() - self._last_step
 
     def run(self) -> None:
         """The engine's thread: returns after `stop`."""
@@ -76,7 +67,6 @@ class WorkerBody:
         threading.Thread(target=self._intake, name="intake", daemon=True).start()
         while (arrivals := self._collect()) is not None:
             self._step(arrivals)
-            self._last_step = time.monotonic()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def cancel(self, job_id: JobId) -> None:
@@ -154,7 +144,7 @@ class WorkerBody:
         wait = self._api.engine.idle
         while True:
             try:
-                item = self._inbox.get(block=wait, timeout=IDLE_TICK_S)
+                item = self._inbox.get(block=wait)
             except queue.Empty:
                 return list(arrivals.values())
             if item is None:

@@ -10,6 +10,8 @@ The main process and the API processes import this file, too: torch comes in wit
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from engine.engine import Engine, Request
     from models.base import CausalModel
     from worker.prepare import Preparer
+
+
+log = logging.getLogger("eardrum.worker")
 
 
 class AudioChatAPI(ls.LitAPI):
@@ -44,9 +49,13 @@ class AudioChatAPI(ls.LitAPI):
         from models import registry  # noqa: PLC0415
         from worker.prepare import Preparer  # noqa: PLC0415
 
-        self.model = registry.create(self._settings.model)
-        self.preparer = Preparer(self._settings, self._spool, self.model)
-        self.model.setup(device, self._settings.dtype)
+        try:
+            self.model = registry.create(self._settings.model)
+            self.preparer = Preparer(self._settings, self._spool, self.model)
+            self.model.setup(device, self._settings.dtype)
+        except (OSError, ValueError) as error:  # the operator's to mend: a sentence rather than a traceback
+            log.error("%s", error)
+            sys.exit(1)
         self.engine = Engine(self.model, self._settings.max_rows)
 
     @property

@@ -14,7 +14,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from litserve.callbacks import Callback
@@ -63,7 +63,7 @@ class QueueSource:
 class BusSender:
     """Events to API processes: one message for each process and round, with a heartbeat now and then."""
 
-    def __init__(self, transport: MessageTransport, num_api_servers: int, heartbeat: Callable[[], Heartbeat]) -> None:
+    def __init__(self, transport: MessageTransport, num_api_servers: int, heartbeat: Heartbeat) -> None:
         self._transport = transport
         self._num_api_servers = num_api_servers
         self._heartbeat = heartbeat
@@ -99,7 +99,7 @@ class BusSender:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + HEARTBEAT_S
             for api_server in range(self._num_api_servers):
-                messages.setdefault(api_server, []).append(self._heartbeat())
+                messages.setdefault(api_server, []).append(self._heartbeat)
         return messages
 
 
@@ -125,11 +125,11 @@ class EngineLoop(LitLoop):
     ) -> None:
         source = QueueSource(request_queue)
         pid = os.getpid()
-        sender = BusSender(transport, self._settings.api_servers, lambda: Heartbeat(worker_id, pid, body.step_age_s))
+        sender = BusSender(transport, self._settings.api_servers, Heartbeat(pid))
         body = WorkerBody(lit_api, source, sender.put, self._settings.max_rows + self._settings.prepare_ahead)
         control = ControlSocket(lit_api.run_directory, source.wake, body.cancel)
         control.start()
-        sender.broadcast(Ready(worker_id, pid, control.address, lit_api.capabilities))
+        sender.broadcast(Ready(pid, control.address, lit_api.capabilities))
         sender.start()
         try:
             body.run()

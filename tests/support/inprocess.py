@@ -42,7 +42,7 @@ class InProcess:
         self.thread = threading.Thread(target=self.body.run, daemon=True)
 
     def start(self) -> None:
-        self.pending.deliver([Ready(0, WORKER_PID, "", self.api.capabilities), Heartbeat(0, WORKER_PID, 0.0)])
+        self.pending.deliver([Ready(WORKER_PID, "", self.api.capabilities), Heartbeat(WORKER_PID)])
         self.thread.start()
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ async def run_in_process(running: bool = True, **options: object) -> AsyncIterat
         if running:
             server.start()
         else:
-            server.pending.deliver([Ready(0, WORKER_PID, "", server.api.capabilities)])
+            server.pending.deliver([Ready(WORKER_PID, "", server.api.capabilities)])
         try:
             yield server
         finally:
