@@ -31,13 +31,14 @@ from litserve.utils import WorkerSetupStatus
 from api.spec import AudioSpec
 from config import Settings
 from worker.lit_api import AudioChatAPI
-from worker.loop import WorkerStart
+from worker.loop import STOP_SIGNAL, WorkerStart
 
 log = logging.getLogger("eardrum.lifecycle")
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MONITOR_S = 0.5
 POLL_S = 0.05
+WORKER_STOP_S = 3.0  # for the step that is running; nobody waits for its outcome
 
 WELCOME = r"""
 Eardrum serves {model} at {base}/v1. To try it:
@@ -180,8 +181,11 @@ class EardrumServer(ls.LitServer):
         for server in uvicorn_workers.values():
             server.join(self.uvicorn_graceful_timeout)
         for worker in self.inference_workers:
+            if worker.is_alive():
+                os.kill(worker.pid, STOP_SIGNAL)
+        for worker in self.inference_workers:
+            worker.join(WORKER_STOP_S)
             worker.kill()
-            worker.join()
         manager.shutdown()
 
 

@@ -36,6 +36,7 @@ def test_a_signal_ends_every_process(number: int, tmp_path: Path) -> None:
         assert still_running(processes) == []
         assert port_is_free(server.port)
         assert spool_directories(tmp_path) == []
+        assert "Warning" not in server.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -58,6 +58,10 @@ class AudioChatAPI(ls.LitAPI):
             sys.exit(1)
         self.engine = Engine(self.model, self._settings.max_rows)
 
+    def teardown(self) -> None:
+        """End the decode processes and threads."""
+        self.preparer.close()
+
     @property
     def run_directory(self) -> Path:
         """The private directory of this server run."""

@@ -32,6 +32,7 @@ log = logging.getLogger("eardrum.worker")
 
 HEARTBEAT_S = 1.0
 POLL_S = 1.0  # a look into the queue, should a wake-up have been lost
+STOP_SIGNAL = signal.SIGUSR1  # from the main process, when nobody is waiting for an answer any more
 ENGINE_FAILED = 70  # exit status: EX_SOFTWARE of sysexits.h
 
 
@@ -131,8 +132,10 @@ class EngineLoop(LitLoop):
         control.start()
         sender.broadcast(Ready(pid, control.address, lit_api.capabilities))
         sender.start()
+        signal.signal(STOP_SIGNAL, lambda *_: body.stop())
         try:
             body.run()
+            lit_api.teardown()
         except BaseException:
             log.exception("the engine's thread failed; the worker ends and is started anew")
             os._exit(ENGINE_FAILED)

@@ -51,7 +51,7 @@ class InProcess:
         self.jobs.put(None)
         self.body.stop()
         self.thread.join(10)
-        self.api.preparer.close()
+        self.api.teardown()
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=30)
