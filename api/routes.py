@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
@@ -24,11 +25,11 @@ from api.auth import KeyCheck
 from api.boundary import ClientGone, RequestBoundary, while_connected
 from api.chat import Chunks, Completion, Json, Reply, build_job, check_limits
 from api.pending import PendingTable
-from api.schema import ChatRequest, parse
-from audio.spool import Spool
+from api.schema import parse
+from audio.spool import Spool, SpoolFiles
 from config import Settings
 from errors import BodyTooLarge, EardrumError, ModelNotFound, UnsupportedMediaType, for_status
-from wire import Delta, Finished
+from wire import Delta, Finished, Job
 
 T = TypeVar("T")
 Events = AsyncGenerator[Delta | Finished, None]
@@ -50,6 +51,14 @@ async def _framework_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     translated = for_status(error.status_code, f"{error.detail}. See the README for the endpoints.")
     return JSONResponse(translated.body(), translated.status, error.headers)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the client wants its answer."""
+
+    stream: bool
+    include_usage: bool
 
 
 class Api:
@@ -114,12 +123,25 @@ class Api:
 
     async def chat_completions(self, request: Request) -> Response:
         self._pending.check_room(0)  # a full server reads no bodies
+        files = self._spool.files()
+        try:
+            job, form = await self._accept(request, files)
+            return await while_connected(request.receive, self._answer(self._events(job, files), job.sampling.n, form))
+        except BaseException:
+            files.close()
+            raise
+
+    async def _accept(self, request: Request, files: SpoolFiles) -> tuple[Job, Form]:
+        """The job of a valid request. The body and its base64 are gone on return; only the spool holds audio then."""
         body = await self._read(request)
         large = len(body) > INLINE_BYTES
         chat = await self._run(parse, body, in_thread=large)
         self._check_model(chat.model)
         check_limits(chat, self._settings)
-        return await while_connected(request.receive, self._answer(chat, large))
+        job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
+        job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
+        include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
+        return job, Form(stream=bool(chat.stream), include_usage=include_usage)
 
     async def _read(self, request: Request) -> bytes:
         """The body, within its limit."""
@@ -143,15 +165,21 @@ class Api:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def _answer(self, chat: ChatRequest, large: bool) -> Response:
+    async def _events(self, job: Job, files: SpoolFiles) -> Events:
+        """Run the job. Its spool files are gone when this generator is closed."""
+        with closing(files):
+            async with aclosing(self._pending.submit(job)) as events:
+                async for event in events:
+                    yield event
+
+    async def _answer(self, events: Events, n: int, form: Form) -> Response:
         """The response to a valid request, once its first event is here."""
-        events = self._events(chat, large)
         try:
             first = await anext(events)
             reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
-            if chat.stream:
-                return sse.EventStream(_stream(first, events, Chunks(reply, _wants_usage(chat))))
-            completion = Completion(reply, chat.n or 1)
+            if form.stream:
+                return sse.EventStream(_stream(first, events, Chunks(reply, form.include_usage)))
+            completion = Completion(reply, n)
             completion.add(first)
             async for event in events:
                 completion.add(event)
@@ -159,19 +187,6 @@ class Api:
             await events.aclose()
             raise
         return JSONResponse(completion.body())
-
-    async def _events(self, chat: ChatRequest, large: bool) -> Events:
-        """Build the job and run it. Its spool files are gone when this generator is closed."""
-        with self._spool.files() as files:
-            job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
-            job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
-            async with aclosing(self._pending.submit(job)) as events:
-                async for event in events:
-                    yield event
-
-
-def _wants_usage(chat: ChatRequest) -> bool:
-    return bool(chat.stream_options and chat.stream_options.include_usage)
 
 
 async def _stream(first: Delta | Finished, events: Events, chunks: Chunks) -> AsyncGenerator[bytes, None]:

@@ -49,14 +49,9 @@ class Spool:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
-    @contextmanager
-    def files(self) -> Iterator[SpoolFiles]:
-        """Files that live as long as the `with` block."""
-        files = SpoolFiles(self)
-        try:
-            yield files
-        finally:
-            files.close()
+    def files(self) -> SpoolFiles:
+        """Files that live until they are closed together."""
+        return SpoolFiles(self)
 
 
 class SpoolFiles:

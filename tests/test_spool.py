@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from audio.spool import open_spool, sweep
@@ -14,7 +15,7 @@ def test_the_spool_and_its_files_are_gone_at_the_end(tmp_path: Path) -> None:
     with open_spool(tmp_path, 0) as spool:
         assert spool.directory.parent == tmp_path
         assert spool.directory.stat().st_mode & 0o777 == 0o700
-        with spool.files() as files:
+        with closing(spool.files()) as files:
             path = Path(files.write(b"audio"))
             assert path.read_bytes() == b"audio"
         assert not path.exists()
@@ -24,7 +25,7 @@ def test_the_spool_and_its_files_are_gone_at_the_end(tmp_path: Path) -> None:
 def test_a_file_written_after_its_request_ended_is_removed(tmp_path: Path) -> None:
     """A thread that still decodes base64 when its client leaves must leave nothing."""
     with open_spool(tmp_path, 0) as spool:
-        with spool.files() as files:
+        with closing(spool.files()) as files:
             pass
         files.write(b"too late")
         assert [path.name for path in spool.directory.iterdir()] == ["lock"]
