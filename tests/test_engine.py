@@ -42,6 +42,7 @@ class Run:
                 assert (key, event.choice) not in self.ends, "a choice ends once"
                 self.ends[key, event.choice] = event
             else:
+                assert key not in self.failed, "a request fails once"
                 self.failed[key] = event
 
     def finish(self) -> None:

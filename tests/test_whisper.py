@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from engine.engine import Engine, Request
 from engine.slots import EncoderDecoderRows
 from errors import BadRequest
 from models import registry
-from models.base import Clip, Turn
+from models.base import Clip, Prompt, Turn
 from models.whisper import MODEL_BIN_SHA256, WINDOW_S, Whisper, embedded_whisper, log_mel
 from tests.support.speech import CLIPS, DATA
 from wire import Delta, JobId, Sampling
@@ -90,12 +91,20 @@ def test_batched_answers_are_those_of_generate_alone(tmp_path: Path, whisper: Wh
     assert transcribe(whisper, waveforms, max_rows=3) == alone
 
 
+def with_text_before(whisper: Whisper, prompt: Prompt, text: str) -> Prompt:
+    """A longer prompt, as Whisper takes it: what was said before, then the start."""
+    before = [whisper._id("<|startofprev|>"), *whisper.tokenizer.encode(text, add_special_tokens=False).ids]
+    ids = torch.cat([torch.tensor([before]), prompt.inputs["decoder_input_ids"]], dim=1)
+    return replace(prompt, inputs={**prompt.inputs, "decoder_input_ids": ids})
+
+
 def test_slots_grow_shift_and_close_holes_exactly(whisper: Whisper, tmp_path: Path, monkeypatch) -> None:
     """With tiny buffers, rows that come late and leave early, every logit is that of the row alone."""
     monkeypatch.setattr("engine.slots.FIRST_CAPACITY", 4)
     prompts = [
         whisper.prepare((Turn("user", (Clip((waveform(name, tmp_path),)),)),))[0] for name in ("jfk.wav", *NAMES[6:9])
     ]
+    prompts[2] = with_text_before(whisper, prompts[2], " The gentle reader will remember what was said before.")
     rows = EncoderDecoderRows(whisper.module)
     alone = [EncoderDecoderRows(whisper.module) for _ in prompts]
     live: list[int] = []
