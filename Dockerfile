@@ -36,5 +36,5 @@ ENV PATH=/opt/venv/bin:$PATH \
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=120s --interval=10s --timeout=5s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['EARDRUM_PORT']}/ready\", timeout=4)"]
+    CMD ["python", "healthcheck.py"]
 ENTRYPOINT ["tini", "--", "python", "server.py"]

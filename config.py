@@ -57,12 +57,14 @@ class Settings(BaseSettings):
     max_rows: PositiveInt = Field(16, description="answers decoded side by side in one step")
     prepare_ahead: PositiveInt = Field(64, description="jobs a worker fetches and decodes ahead of free rows")
     request_timeout_s: PositiveFloat = Field(600.0, description="seconds from acceptance to the last token")
+    drain_timeout_s: PositiveInt = Field(30, description="seconds that answers may still take when the server ends")
     heartbeat_max_age_s: PositiveFloat = Field(5.0, description="a worker silent for longer is not ready")
 
     # The door.
     max_body_bytes: PositiveInt = Field(100 * MB, description="largest request body")
     queue_requests: PositiveInt = Field(256, description="requests that may wait for a worker")
-    queue_bytes: PositiveInt = Field(256 * MB, description="audio bytes that waiting requests may hold")
+    queue_bytes: PositiveInt = Field(256 * MB, description="bytes of bodies and audio that all requests may hold")
+    max_text_chars: PositiveInt = Field(1_000_000, description="characters of text in one request")
     max_clips: PositiveInt = Field(16, description="audio parts in one request")
     max_n: PositiveInt = Field(8, description="choices of one request")
     max_stop: PositiveInt = Field(4, description="stop strings of one request")

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
 from importlib import metadata
 from multiprocessing.connection import wait
@@ -29,7 +28,9 @@ import litserve as ls
 from litserve.utils import WorkerSetupStatus
 
 from api.spec import AudioSpec
+from audio.spool import Spool
 from config import Settings
+from healthcheck import is_ready
 from worker.lit_api import AudioChatAPI
 from worker.loop import STOP_SIGNAL, WorkerStart
 
@@ -37,7 +38,13 @@ log = logging.getLogger("eardrum.lifecycle")
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MONITOR_S = 0.5
+MAX_RESTARTS, RESTARTS_WITHIN_S = 5, 60
 POLL_S = 0.05
+MAX_SPOOL_PATH_BYTES = 80  # Linux holds a socket's path to 107 bytes (unix(7))
+# Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
+# connection that both ends let go of at the same moment fails the request that the client was about to send.
+KEEP_ALIVE_S = 65
+API_STOP_S = 3.0  # for what an API process does after its time to drain
 WORKER_STOP_S = 3.0  # for the step that is running; nobody waits for its outcome
 
 WELCOME = r"""
@@ -75,6 +82,8 @@ class EardrumServer(ls.LitServer):
             disable_openapi_url=True,
         )
         self.monitor_internal = MONITOR_S
+        self.uvicorn_graceful_timeout = settings.drain_timeout_s
+        self._restarts: list[float] = []  # time.monotonic() of each
 
     def register_endpoints(self) -> None:
         """Ours alone. LitServe's own `/`, `/health` and `/info` would win over them."""
@@ -95,6 +104,7 @@ class EardrumServer(ls.LitServer):
                 generate_client_file=False,
                 http="h11",  # httptools bounds no headers
                 access_log=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
         finally:
             for child in multiprocessing.active_children():
@@ -148,6 +158,15 @@ class EardrumServer(ls.LitServer):
     def _all_ready(self) -> bool:
         return all(status == WorkerSetupStatus.READY for status in self.workers_setup_status.values())
 
+    def launch_single_inference_worker(self, lit_api: Any, worker_id: int) -> Any:
+        """Start a worker anew that has died; too often in short time, and it is not worth it."""
+        now = time.monotonic()
+        self._restarts = [*(at for at in self._restarts if now - at < RESTARTS_WITHIN_S), now]
+        if len(self._restarts) > MAX_RESTARTS:
+            log.error("workers died %d times in %d s; the server ends", len(self._restarts), RESTARTS_WITHIN_S)
+            self.stop(exit_status=1)
+        return super().launch_single_inference_worker(lit_api, worker_id)
+
     def _start_server(self, *args: Any, **kwargs: Any) -> Any:
         servers = super()._start_server(*args, **kwargs)
         threading.Thread(target=self._watch_api_servers, args=(servers,), name="watch", daemon=True).start()
@@ -158,7 +177,7 @@ class EardrumServer(ls.LitServer):
         """Say what is served, and where, as soon as it answers."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._settings.host, self._settings.host)  # noqa: S104
         base = f"http://{host}:{self._settings.port}"
-        while not _answers(f"{base}/ready"):
+        while not is_ready(host.strip("[]"), self._settings.port):
             if self._stopping.wait(POLL_S):
                 return
         print(WELCOME.format(model=self._settings.public_name, base=base, key=_key_header(self._settings)), flush=True)
@@ -179,7 +198,7 @@ class EardrumServer(ls.LitServer):
         for server in uvicorn_workers.values():
             server.terminate()
         for server in uvicorn_workers.values():
-            server.join(self.uvicorn_graceful_timeout)
+            server.join(self._settings.drain_timeout_s + API_STOP_S)
         for worker in self.inference_workers:
             if worker.is_alive():
                 os.kill(worker.pid, STOP_SIGNAL)
@@ -189,16 +208,14 @@ class EardrumServer(ls.LitServer):
         manager.shutdown()
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=POLL_S * 20):  # noqa: S310 -- our own address
-            return True
-    except OSError:
-        return False
-
-
 def _key_header(settings: Settings) -> str:
     return ' -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
+
+
+def check_spool(spool: Spool) -> None:
+    """Workers make their sockets in its directory. Raises `StartFailed` where its path leaves no room for a name."""
+    if len(os.fsencode(spool.directory)) > MAX_SPOOL_PATH_BYTES:
+        raise StartFailed(f"{spool.directory} is too long a path. Name a shorter directory with --spool-dir.")
 
 
 def end_forks_with_main() -> None:

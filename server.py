@@ -26,7 +26,7 @@ def main() -> int:
 def serve(settings) -> int:  # type: ignore[no-untyped-def]
     from api.spec import AudioSpec  # noqa: PLC0415
     from audio.spool import open_spool  # noqa: PLC0415
-    from lifecycle import EardrumServer, StartFailed  # noqa: PLC0415
+    from lifecycle import EardrumServer, StartFailed, check_spool  # noqa: PLC0415
     from worker.lit_api import AudioChatAPI  # noqa: PLC0415
     from worker.loop import EngineLoop  # noqa: PLC0415
 
@@ -34,6 +34,7 @@ def serve(settings) -> int:  # type: ignore[no-untyped-def]
         spec = AudioSpec(settings, spool)
         api = AudioChatAPI(settings, spool, spec=spec, loop=EngineLoop(settings))
         try:
+            check_spool(spool)
             return EardrumServer(settings, api, spec).serve()
         except StartFailed as error:
             print(f"server.py: {error}", file=sys.stderr)

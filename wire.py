@@ -3,7 +3,7 @@
 Frozen dataclasses of plain fields, nothing else: no tensors, no audio bytes (those wait in spool files), no
 exceptions. This file knows no library and none of our other rooms.
 
-    api ── Job, Cancel ──▶ worker
+    api ── Job, Wake, Cancel ──▶ worker
     api ◀── Ready, Heartbeat, Started, Delta, Finished, Failed ── worker
 """
 
@@ -85,8 +85,27 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Wake:
+    """There is a job in the queue."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
+    """Nobody waits for this job any more."""
+
     job_id: JobId
+
+
+def to_line(message: Wake | Cancel) -> str:
+    """A control message as it travels on a worker's control socket."""
+    return f"cancel {message.job_id}" if isinstance(message, Cancel) else "wake"
+
+
+def from_line(line: str) -> Wake | Cancel:
+    """The inverse of `to_line`."""
+    verb, _, argument = line.partition(" ")
+    assert verb in ("wake", "cancel"), "only `to_line` writes control messages"
+    return Cancel(JobId.parse(argument)) if verb == "cancel" else Wake()
 
 
 @dataclass(frozen=True, slots=True)

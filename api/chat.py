@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.schema import AudioUrl, AudioUrlBlock, Block, ChatMessage, ChatRequest, InputAudioBlock, TextBlock
+from api.schema import AudioUrlBlock, Block, ChatMessage, ChatRequest, InputAudioBlock, RefusalBlock, TextBlock
 from audio.datauri import decode_base64, decode_data_uri, is_data_uri
 from config import Settings
 from errors import BadRequest, located
@@ -21,13 +21,19 @@ Store = Callable[[bytes], str]
 
 def check_limits(chat: ChatRequest, settings: Settings) -> None:
     """Refuse what is over a limit before any audio is decoded. Raises `BadRequest`."""
-    clips = sum(not isinstance(block, TextBlock) for message in chat.messages for block in _blocks(message))
+    clips = sum(_is_audio(block) for message in chat.messages for block in _blocks(message))
     if clips > settings.max_clips:
         raise BadRequest(f"The messages hold {clips} audio parts; the limit is {settings.max_clips}.", "messages")
     if (chat.n or 1) > settings.max_n:
-        raise BadRequest(f"`n` is {chat.n}; the limit is {settings.max_n}.", "n")
+        raise BadRequest(f"`n` is over the limit of {settings.max_n}.", "n")
     if len(_stops(chat)) > settings.max_stop:
         raise BadRequest(f"`stop` has {len(_stops(chat))} strings; the limit is {settings.max_stop}.", "stop")
+    if sum(map(_text_chars, chat.messages)) > settings.max_text_chars:
+        raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", "messages")
+    if chat.stream_options and not chat.stream:
+        raise BadRequest("`stream_options` goes with `stream`: true only.", "stream_options")
+    if "audio" in (chat.modalities or ()):
+        raise BadRequest("`modalities`: this server answers with text only.", "modalities")
 
 
 def build_job(chat: ChatRequest, job_id: JobId, store: Store, max_audio_bytes: int) -> Job:
@@ -45,8 +51,36 @@ def build_job(chat: ChatRequest, job_id: JobId, store: Store, max_audio_bytes: i
     return Job(job_id, messages, _sampling(chat), size)
 
 
+def _is_audio(block: Block) -> bool:
+    return isinstance(block, AudioUrlBlock | InputAudioBlock)
+
+
 def _blocks(message: ChatMessage) -> list[Block]:
     return message.content if isinstance(message.content, list) else []
+
+
+def _text_chars(message: ChatMessage) -> int:
+    """The length of what will travel with the job: texts and addresses, not the audio in base64."""
+    if isinstance(message.content, str):
+        return len(message.content)
+    return sum(map(_block_chars, _blocks(message)))
+
+
+def _block_chars(block: Block) -> int:
+    match block:
+        case TextBlock():
+            return len(block.text)
+        case RefusalBlock():
+            return len(block.refusal)
+        case AudioUrlBlock():
+            url = _url(block)
+            return 0 if is_data_uri(url) else len(url)
+        case InputAudioBlock():
+            return 0
+
+
+def _url(block: AudioUrlBlock) -> str:
+    return block.audio_url if isinstance(block.audio_url, str) else block.audio_url.url
 
 
 def _stops(chat: ChatRequest) -> list[str]:
@@ -76,19 +110,18 @@ def _part(block: Block, place: str, store: Store, max_bytes: int) -> TextPart | 
     match block:
         case TextBlock():
             return TextPart(block.text)
+        case RefusalBlock():
+            return TextPart(block.refusal)
         case InputAudioBlock():
             place = f"{place}.input_audio.data"
             with located(place):
                 return AudioPart(place, path=store(decode_base64(block.input_audio.data, max_bytes)))
         case AudioUrlBlock():
-            return _url_part(block.audio_url, f"{place}.audio_url", store, max_bytes)
+            place = f"{place}.audio_url" if isinstance(block.audio_url, str) else f"{place}.audio_url.url"
+            return _url_part(_url(block), place, store, max_bytes)
 
 
-def _url_part(audio_url: AudioUrl | str, place: str, store: Store, max_bytes: int) -> AudioPart:
-    if isinstance(audio_url, AudioUrl):
-        url, place = audio_url.url, f"{place}.url"
-    else:
-        url = audio_url
+def _url_part(url: str, place: str, store: Store, max_bytes: int) -> AudioPart:
     if not is_data_uri(url):
         return AudioPart(place, url=url)
     with located(place):

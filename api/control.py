@@ -1,4 +1,4 @@
-"""The API process's end of a worker's control socket (worker/control.py tells the words).
+"""The API process's end of a worker's control socket.
 
 Sending never blocks and never loses: what the socket does not take at once waits here, and goes when it does.
 """

@@ -13,13 +13,16 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from errors import DeadlineExceeded, Overloaded, Unavailable, WorkerDied, rebuild
+from errors import DeadlineExceeded, EardrumError, Overloaded, Unavailable, WorkerDied, rebuild
 from wire import Capabilities, Delta, Event, Failed, Finished, Heartbeat, Job, JobId, Ready, Started
 
 log = logging.getLogger("eardrum.api")
+
+LAST_WORDS_S = 1.0  # what a worker sent before it died has arrived by then
+MAX_SUBMISSIONS = 3
 
 
 class Link(Protocol):
@@ -37,14 +40,6 @@ class Link(Protocol):
         """A worker is there; call `PendingTable.worker_died` as soon as it is not."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """How much may wait for a worker: requests, and bytes of audio in the spool."""
-
-    requests: int
-    audio_bytes: int
-
-
 @dataclass
 class _Worker:
     ready: Ready
@@ -53,18 +48,22 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Entry:
-    """One waiting request: what has arrived for it and was not read yet."""
+    """One waiting request. Its job may stand in the queue under several ids, of which the first that starts counts."""
 
     job: Job
     open_choices: int
+    ids: list[JobId]
+    started: Started | None = None
+    failed: bool = False
     events: deque[Delta | Finished | Failed] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    worker_pid: int | None = None
-    failed: bool = False
 
     def put(self, event: Delta | Finished | Failed) -> None:
         self.events.append(event)
         self.arrived.set()
+
+    def fail(self, error: EardrumError) -> None:
+        self.put(Failed(self.job.id, type(error).__name__, error.message, error.param))
 
     async def next(self, until: float) -> Delta | Finished | Failed:
         """The next event; waits for it until the loop's time `until`. Raises `TimeoutError`."""
@@ -76,40 +75,37 @@ class _Entry:
 
 
 class PendingTable:
-    """One for an API process; used from its event loop only."""
+    """One for an API process; used from its event loop only. `max_waiting`: requests that no worker has taken yet."""
 
-    def __init__(self, link: Link, bounds: Bounds, request_timeout_s: float, heartbeat_max_age_s: float) -> None:
+    def __init__(self, link: Link, max_waiting: int, request_timeout_s: float, heartbeat_max_age_s: float) -> None:
         self._link = link
-        self._bounds = bounds
+        self._max_waiting = max_waiting
         self._request_timeout_s = request_timeout_s
         self._heartbeat_max_age_s = heartbeat_max_age_s
         self._entries: dict[JobId, _Entry] = {}
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, _Worker] = {}  # by pid
+        self._sending: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------ towards the routes
 
     def new_job_id(self) -> JobId:
         return JobId(self._link.api_server, uuid.uuid4().hex)
 
-    def check_room(self, audio_bytes: int) -> None:
-        """Raise `Overloaded` when a request with so many bytes of audio cannot wait here, `Unavailable` when no worker
-        lives. Asked before a large body is read, too."""
+    def check_room(self) -> None:
+        """Raise `Overloaded` when too many requests wait for a worker, `Unavailable` when no worker lives."""
         if not self.is_ready:
             raise Unavailable("No worker is ready. Try again shortly.")
-        waiting = [entry.job for entry in self._entries.values() if entry.worker_pid is None]
-        if len(waiting) >= self._bounds.requests:
+        if sum(entry.started is None for entry in self._entries.values()) >= self._max_waiting:
             raise Overloaded("Too many requests are waiting. Try again shortly.")
-        if sum(job.spool_bytes for job in waiting) + audio_bytes > self._bounds.audio_bytes:
-            raise Overloaded("Too much audio is waiting. Try again shortly.")
 
     async def submit(self, job: Job) -> AsyncGenerator[Delta | Finished, None]:
         """The events of a job, until each of its choices has finished. Raises the `EardrumError` it failed with.
 
         Close the generator to give up; the worker drops the job within a step.
         """
-        self.check_room(job.spool_bytes)
+        self.check_room()
         until = asyncio.get_running_loop().time() + self._request_timeout_s
-        entry = self._entries[job.id] = _Entry(job, job.sampling.n)
+        entry = self._entries[job.id] = _Entry(job, job.sampling.n, [job.id])
         try:
             await self._link.send(job)
             while entry.open_choices:
@@ -123,9 +119,10 @@ class PendingTable:
         except TimeoutError:
             raise DeadlineExceeded(f"The request took longer than {self._request_timeout_s:g} seconds.") from None
         finally:
-            del self._entries[job.id]
-            if entry.open_choices and not entry.failed:
-                self._link.cancel(job.id)
+            for id_ in entry.ids:
+                del self._entries[id_]
+                if entry.open_choices and not entry.failed:
+                    self._link.cancel(id_)
 
     @property
     def num_pending(self) -> int:
@@ -144,33 +141,50 @@ class PendingTable:
 
     # ----------------------------------------------------------------------------------------- towards the workers
 
-    def deliver(self, events: Iterable[Event]) -> None:
-        for event in events:
-            match event:
-                case Ready():
-                    self._workers[event.pid] = _Worker(event, time.monotonic())
-                    self._link.watch(event)
-                case Heartbeat():
-                    if event.pid in self._workers:
-                        self._workers[event.pid].heard_at = time.monotonic()
-                case Started():
-                    self._started(event)
-                case Delta() | Finished() | Failed():
-                    if event.job_id in self._entries:
-                        self._entries[event.job_id].put(event)
+    def deliver(self, event: Event) -> None:
+        match event:
+            case Ready():
+                self._workers[event.pid] = _Worker(event, time.monotonic())
+                self._link.watch(event)
+            case Heartbeat():
+                if event.pid in self._workers:
+                    self._workers[event.pid].heard_at = time.monotonic()
+            case Started():
+                self._start(event)
+            case Delta() | Finished() | Failed():
+                entry = self._entries.get(event.job_id)
+                if entry and entry.started and entry.started.job_id == event.job_id:
+                    entry.put(event)
 
-    def _started(self, event: Started) -> None:
+    def _start(self, event: Started) -> None:
         entry = self._entries.get(event.job_id)
-        if entry is None:  # the client left while the job was in the queue
+        if entry is None or entry.started:  # the client left while the job was queued, or it has started elsewhere
             self._link.cancel(event.job_id)
-        else:
-            entry.worker_pid = event.pid
+        elif event.pid in self._workers:  # else its last words: it has died since, and the job is submitted again
+            entry.started = event
 
     def worker_died(self, pid: int) -> None:
-        """Fail what the worker had begun. What still waits in the queue is another worker's."""
+        """Fail what the worker had begun, and soon submit again what nobody has begun: it may have taken a job from the
+        queue and died before it could say so."""
         self._workers.pop(pid, None)
-        lost = [entry for entry in self._entries.values() if entry.worker_pid == pid]
+        lost = [entry for entry in self._entries.values() if entry.started and entry.started.pid == pid]
+        waiting = [entry for entry in self._entries.values() if not entry.started]
         log.error("worker %d died; %d requests fail", pid, len(lost))
         for entry in lost:
-            died = WorkerDied("The worker died while it was processing the request.")
-            entry.put(Failed(entry.job.id, type(died).__name__, died.message))
+            entry.fail(WorkerDied("The worker died while it was processing the request."))
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._submit_again, waiting)
+
+    def _submit_again(self, entries: Iterable[_Entry]) -> None:
+        """Under new ids. Of a job that was still in the queue all the time, too, one start counts."""
+        for entry in dict.fromkeys(entries):
+            if entry.started or entry.ids[0] not in self._entries:
+                continue
+            if len(entry.ids) > MAX_SUBMISSIONS:
+                entry.fail(WorkerDied("Workers keep dying before they can take this request."))
+                continue
+            again = replace(entry.job, id=self.new_job_id())
+            entry.ids.append(again.id)
+            self._entries[again.id] = entry
+            task = asyncio.ensure_future(self._link.send(again))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,8 +25,9 @@ from api.auth import KeyCheck
 from api.boundary import ClientGone, RequestBoundary, while_connected
 from api.chat import Chunks, Completion, Json, Reply, build_job, check_limits
 from api.pending import PendingTable
+from api.room import Reservation, Room
 from api.schema import parse
-from audio.spool import Spool, SpoolFiles
+from audio.spool import Spool
 from config import Settings
 from errors import BodyTooLarge, EardrumError, ModelNotFound, UnsupportedMediaType, for_status
 from wire import Delta, Finished, Job
@@ -68,6 +69,7 @@ class Api:
         self._settings = settings
         self._pending = pending
         self._spool = spool
+        self._room = Room(settings.queue_bytes // settings.api_servers)
         self._started = int(time.time())
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
 
@@ -122,28 +124,31 @@ class Api:
     # ------------------------------------------------------------------------------------------------ chat completions
 
     async def chat_completions(self, request: Request) -> Response:
-        self._pending.check_room(0)  # a full server reads no bodies
-        files = self._spool.files()
+        self._pending.check_room()  # a full server reads no bodies
+        held = ExitStack()
         try:
-            job, form = await self._accept(request, files)
-            return await while_connected(request.receive, self._answer(self._events(job, files), job.sampling.n, form))
+            job, form = await self._accept(request, held)
+            return await while_connected(request.receive, self._answer(self._events(job, held), job.sampling.n, form))
         except BaseException:
-            files.close()
+            held.close()
             raise
 
-    async def _accept(self, request: Request, files: SpoolFiles) -> tuple[Job, Form]:
+    async def _accept(self, request: Request, held: ExitStack) -> tuple[Job, Form]:
         """The job of a valid request. The body and its base64 are gone on return; only the spool holds audio then."""
-        body = await self._read(request)
+        reservation = held.enter_context(closing(self._room.reserve()))
+        files = held.enter_context(closing(self._spool.files()))
+        body = await self._read(request, reservation)
         large = len(body) > INLINE_BYTES
         chat = await self._run(parse, body, in_thread=large)
         self._check_model(chat.model)
         check_limits(chat, self._settings)
         job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
         job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
+        reservation.hold(job.spool_bytes)
         include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         return job, Form(stream=bool(chat.stream), include_usage=include_usage)
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request, reservation: Reservation) -> bytes:
         """The body, within its limit."""
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
@@ -154,6 +159,7 @@ class Api:
                 received += len(chunk)
                 if received > limit:
                     raise BodyTooLarge(f"The request body is larger than the limit of {limit} bytes.")
+                reservation.hold(received)
                 chunks.append(chunk)
         except ClientDisconnect:
             raise ClientGone from None
@@ -165,9 +171,9 @@ class Api:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def _events(self, job: Job, files: SpoolFiles) -> Events:
-        """Run the job. Its spool files are gone when this generator is closed."""
-        with closing(files):
+    async def _events(self, job: Job, held: ExitStack) -> Events:
+        """Run the job. Its spool files and its reservation are gone when this generator is closed."""
+        with held:
             async with aclosing(self._pending.submit(job)) as events:
                 async for event in events:
                     yield event
@@ -178,7 +184,7 @@ class Api:
             first = await anext(events)
             reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
             if form.stream:
-                return sse.EventStream(_stream(first, events, Chunks(reply, form.include_usage)))
+                return sse.EventStream(_stream(first, events, Chunks(reply, form.include_usage)), events)
             completion = Completion(reply, n)
             completion.add(first)
             async for event in events:
@@ -191,15 +197,14 @@ class Api:
 
 async def _stream(first: Delta | Finished, events: Events, chunks: Chunks) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream. An error becomes its last event: the status has been sent."""
-    async with aclosing(events):
-        try:
-            for chunk in chunks.of(first):
+    try:
+        for chunk in chunks.of(first):
+            yield sse.encode(chunk)
+        async for event in events:
+            for chunk in chunks.of(event):
                 yield sse.encode(chunk)
-            async for event in events:
-                for chunk in chunks.of(event):
-                    yield sse.encode(chunk)
-            for chunk in chunks.last():
-                yield sse.encode(chunk)
-            yield sse.DONE
-        except EardrumError as error:
-            yield sse.encode_error(error)
+        for chunk in chunks.last():
+            yield sse.encode(chunk)
+        yield sse.DONE
+    except EardrumError as error:
+        yield sse.encode_error(error)

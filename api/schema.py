@@ -25,6 +25,13 @@ class TextBlock(_Model):
     text: str
 
 
+class RefusalBlock(_Model):
+    """What OpenAI's own models put into an assistant's turn; it comes back with the history."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
 class AudioUrl(_Model):
     url: str
 
@@ -53,7 +60,7 @@ class InputAudioBlock(_Model):
     input_audio: InputAudio
 
 
-_BLOCKS = {"text": TextBlock, "audio_url": AudioUrlBlock, "input_audio": InputAudioBlock}
+_BLOCKS = {"text": TextBlock, "refusal": RefusalBlock, "audio_url": AudioUrlBlock, "input_audio": InputAudioBlock}
 
 
 def _block_tag(block: Any) -> str | None:
@@ -63,6 +70,7 @@ def _block_tag(block: Any) -> str | None:
 
 Block = Annotated[
     Annotated[TextBlock, Tag("<text>")]
+    | Annotated[RefusalBlock, Tag("<refusal>")]
     | Annotated[AudioUrlBlock, Tag("<audio_url>")]
     | Annotated[InputAudioBlock, Tag("<input_audio>")],
     Discriminator(
@@ -103,6 +111,7 @@ class ChatRequest(_Model):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1)
+    modalities: list[str] | None = None
     seed: int | None = Field(None, ge=-INT64_MAX - 1, le=INT64_MAX)
     stop: (
         Annotated[

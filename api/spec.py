@@ -23,10 +23,10 @@ from litserve.utils import ResponseBufferItem
 
 from api import routes
 from api.control import ControlLine
-from api.pending import Bounds, PendingTable
+from api.pending import PendingTable
 from audio.spool import Spool
 from config import Settings
-from wire import BUS, Cancel, Event, Job, JobId, Ready
+from wire import BUS, Cancel, Event, Job, JobId, Ready, Wake, to_line
 
 log = logging.getLogger("eardrum.api")
 
@@ -39,8 +39,8 @@ class AudioSpec(ls.OpenAISpec):
         self._settings = settings
         self._spool = spool
         servers = settings.api_servers
-        bounds = Bounds(-(-settings.queue_requests // servers), settings.queue_bytes // servers)
-        self.pending = PendingTable(self, bounds, settings.request_timeout_s, settings.heartbeat_max_age_s)
+        max_waiting = -(-settings.queue_requests // servers)
+        self.pending = PendingTable(self, max_waiting, settings.request_timeout_s, settings.heartbeat_max_age_s)
         self._controls: dict[int, ControlLine] = {}  # by the worker's pid
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ class AudioSpec(ls.OpenAISpec):
     async def send(self, job: Job) -> None:
         """Put a job into the queue. One thread of our own: LitServe waits for responses in the default ones."""
         await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job)
-        self._tell_workers("wake")
+        self._tell_workers(Wake())
 
     def cancel(self, job_id: JobId) -> None:
-        self._tell_workers(f"cancel {Cancel(job_id).job_id}")
+        self._tell_workers(Cancel(job_id))
 
     def watch(self, ready: Ready) -> None:
         """The kernel tells of a worker's end at once, also when it is killed."""
@@ -95,10 +95,10 @@ class AudioSpec(ls.OpenAISpec):
             self._controls.pop(pid).close()
         self.pending.worker_died(pid)
 
-    def _tell_workers(self, message: str) -> None:
+    def _tell_workers(self, message: Wake | Cancel) -> None:
         """Whichever has room takes a job that it is woken for, and whichever has the job cancels it."""
         for control in self._controls.values():
-            control.send(message)
+            control.send(to_line(message))
 
     @cached_property
     def _sender(self) -> ThreadPoolExecutor:
@@ -120,7 +120,8 @@ class _Bus:
 
     def append(self, response: tuple[list[Event], str]) -> None:
         events, _ = response
-        try:
-            self._pending.deliver(events)
-        except Exception:  # LitServe would never listen again
-            log.exception("events could not be delivered")
+        for event in events:
+            try:
+                self._pending.deliver(event)
+            except Exception:  # LitServe would never listen again
+                log.exception("%r could not be delivered", event)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from api.boundary import while_connected
+from api.boundary import ClientGone, while_connected
 from api.chat import Json
 from errors import EardrumError
 
+SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long has stopped reading
 DONE = b"data: [DONE]\n\n"
 
 
@@ -26,14 +28,21 @@ def encode_error(error: EardrumError) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Streams a generator of events, and closes it at once when the client leaves."""
+    """Streams encoded events, and closes their source at once when the client leaves or stops reading."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None]) -> None:
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._events = events
+        self._events, self._source = events, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):
-            await while_connected(receive, self.stream_response(send))
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await send(message)
+            except TimeoutError:
+                raise ClientGone from None
+
+        async with aclosing(self._source), aclosing(self._events):
+            await while_connected(receive, self.stream_response(send_in_time))

@@ -19,12 +19,13 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from audio.spool import room_for_audio
 from errors import AudioTooLong, BadAudio
 
 Waveform = npt.NDArray[np.float32]
 
 CONTAINERS = "wav,w64,mp3,flac,ogg,mov,matroska,aac,aiff,au,caf"  # FFmpeg's names; mov: mp4, m4a; matroska: webm
-FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "mp4", "webm", "aiff", "au", "caf")
+CODECS_WITH_TAILS = ("mp3", "mp3float")
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MAX_CHANNELS = 32
 FLOAT32_BYTES = 4
@@ -51,12 +52,15 @@ class DecodeLimits:
 def decode_file(source: str, target: str, sampling_rate: int, limits: DecodeLimits) -> int:
     """Decode `source` into `target`, raw mono float32 at `sampling_rate` hertz; the number of samples.
 
-    Raises `BadAudio` for what is not audio, is empty or breaks off, `AudioTooLong` at the first limit passed.
+    `target` must exist: one that was removed says that nobody waits any more, and is not made again. Raises `BadAudio`
+    for what is not audio, is empty or breaks off, `AudioTooLong` at the first limit passed.
     """
-    data = Path(source).read_bytes()
+    started = time.process_time()
     try:
-        with _open(data) as container, Path(target).open("wb") as out:
-            samples = _copy(_frames(container), out, sampling_rate, limits)
+        with room_for_audio(), _open(Path(source).read_bytes()) as container, Path(target).open("r+b") as out:
+            samples = _copy(_frames(container), out, sampling_rate, limits, started)
+    except FileNotFoundError:
+        raise BadAudio("the audio is gone: its request has ended.") from None
     except (av.FFmpegError, ValueError) as error:
         raise BadAudio("the data is not audio that FFmpeg can decode, or it is damaged.") from error
     if samples == 0:
@@ -79,13 +83,31 @@ def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         raise BadAudio(f"the sampling rate of {context.sample_rate} Hz is not supported.")
     if not 1 <= context.channels <= MAX_CHANNELS:
         raise BadAudio(f"{context.channels} channels are not supported.")
-    yield from container.decode(stream)
+    yield from _decoded(container, stream)
 
 
-def _copy(frames: Iterator[av.AudioFrame], out: BinaryIO, sampling_rate: int, limits: DecodeLimits) -> int:
+def _decoded(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """The stream's frames. Junk behind the last frame of an MP3 (tags, padding) is no damage; a hole before one is."""
+    damage: av.FFmpegError | None = None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            if stream.codec_context.name not in CODECS_WITH_TAILS:
+                raise
+            damage = error
+            continue
+        if frames and damage:
+            raise damage
+        yield from frames
+
+
+def _copy(
+    frames: Iterator[av.AudioFrame], out: BinaryIO, sampling_rate: int, limits: DecodeLimits, started: float
+) -> int:
     """Mix down, resample and write frame by frame, so that memory holds one frame; the number of samples."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate, options=RESAMPLER_OPTIONS)
-    started, samples = time.process_time(), 0
+    samples = 0
     for frame in frames:
         for mono in resampler.resample(frame):
             samples += _write(mono, out)

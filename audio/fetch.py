@@ -11,16 +11,22 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import httpcore
 import httpx
 
+from audio.spool import room_for_audio
 from errors import AudioTooLong, BadAudioUrl
 
 MAX_URL_CHARS = 8192
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
+RESOLVE_THREADS = 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 # Ranges that `ipaddress` takes for global on some supported Python versions although nothing public answers there,
@@ -50,6 +56,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, allow_private: bool) -> None:
         self._inner = httpcore.AnyIOBackend()
         self._allow_private = allow_private
+        self._resolvers = ThreadPoolExecutor(RESOLVE_THREADS, thread_name_prefix="resolve")
 
     async def connect_tcp(
         self,
@@ -59,19 +66,23 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        address = await self._resolve(host, port)
-        return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+        *others, last = await self._resolve(host, port)
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+        return await self._inner.connect_tcp(last, port, timeout, local_address, socket_options)
 
-    async def _resolve(self, host: str, port: int) -> str:
-        loop = asyncio.get_running_loop()
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        """The addresses of a name, each of them allowed. In threads of its own, which a slow name server may hold."""
+        resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
-            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = await asyncio.get_running_loop().run_in_executor(self._resolvers, resolve)
         except (OSError, UnicodeError) as error:
             raise BadAudioUrl("the host name could not be resolved.") from error
-        addresses = [str(answer[4][0]) for answer in answers]
+        addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
         if not self._allow_private and not all(map(is_public, addresses)):
             raise BadAudioUrl("the address is not a public one, and this server fetches only public ones.")
-        return addresses[0]
+        return addresses
 
 
 class _Body(httpx.AsyncByteStream):
@@ -124,16 +135,22 @@ class Fetcher:
             transport=_GuardedTransport(allow_private),
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             headers={"accept": "audio/*, */*;q=0.5", "accept-encoding": "identity", "user-agent": "Eardrum"},
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),  # takes none
             trust_env=False,
         )
 
     async def fetch(self, url: str, target: Path) -> None:
-        """Write what stands at `url` to `target`. The caller bounds the time. Raises `BadAudioUrl`, `AudioTooLong`."""
+        """Write what stands at `url` to `target`, an empty file. The caller bounds the time.
+
+        Raises `BadAudioUrl` or `AudioTooLong`.
+        """
         try:
             await self._follow(_parse(url), target)
         except httpcore.TimeoutException as error:
             raise BadAudioUrl("the host did not answer in time.") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        except (httpx.InvalidURL, UnicodeError) as error:  # httpx reads the address of a redirect by itself
+            raise BadAudioUrl("the host redirects to something that is not a valid URL.") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, OSError) as error:
             raise BadAudioUrl("the audio could not be fetched: the connection failed.") from error
 
     async def _follow(self, url: httpx.URL, target: Path) -> None:
@@ -151,7 +168,7 @@ class Fetcher:
             raise BadAudioUrl("the host sent a content-encoding that was not asked for.")
         self._check_size(_content_length(response))
         received = 0
-        with target.open("wb") as file:
+        with room_for_audio(), target.open("r+b") as file:
             async for chunk in response.aiter_raw():
                 received += len(chunk)
                 self._check_size(received)

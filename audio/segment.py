@@ -37,7 +37,7 @@ def _quietest(window: Waveform, sampling_rate: int) -> int:
 
 
 def _loudness(window: Waveform, frame: int, frames_averaged: int) -> npt.NDArray[np.float64]:
-    """Mean energy around each whole frame of `window`; the edges see silence outside as loud."""
+    """Mean energy around each whole frame of `window`; the first and last one stand for what is outside."""
     frames = window[: len(window) // frame * frame].reshape(-1, frame)
     energy = np.square(frames, dtype=np.float64).mean(axis=1)
     padded = np.pad(energy, frames_averaged // 2, mode="edge")

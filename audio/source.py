@@ -6,8 +6,8 @@ Every part is loaded whole or the job fails with a `BadRequest` that names the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from audio.decode import Waveform, read_waveform
@@ -38,55 +38,56 @@ class AudioSource:
         self._max_request_seconds = max_request_seconds
 
     async def load(self, parts: Sequence[AudioPart]) -> list[Waveform]:
-        """The waveforms of `parts`, in order, each of shape (samples,). Fetches side by side, the first error wins."""
-        loop = asyncio.get_running_loop()
-        fetch_until = loop.time() + self._fetch_timeout_s
-        tasks = [asyncio.create_task(self._load_one(part, fetch_until)) for part in parts]
+        """The waveforms of `parts`, in order, each of shape (samples,). Side by side; the first error ends them all."""
+        fetch_until = asyncio.get_running_loop().time() + self._fetch_timeout_s
+        allowance = _Allowance(self._max_request_seconds, self._sampling_rate)
+        tasks = [asyncio.create_task(self._load_one(part, fetch_until, allowance)) for part in parts]
         try:
-            waveforms = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._check_total(waveforms)
-        return waveforms
 
-    async def _load_one(self, part: AudioPart, fetch_until: float) -> Waveform:
+    async def _load_one(self, part: AudioPart, fetch_until: float, allowance: _Allowance) -> Waveform:
         with located(part.place):
-            async with self._encoded(part, fetch_until) as path:
-                return await self._decode(path)
+            if part.path is not None:  # the API process's file, which it removes itself
+                return await self._decode(part.path, allowance)
+            assert part.url is not None
+            with self._scratch() as fetched:
+                await self._fetch(part.url, fetched, fetch_until)
+                return await self._decode(fetched, allowance)
 
-    @asynccontextmanager
-    async def _encoded(self, part: AudioPart, fetch_until: float) -> AsyncIterator[str]:
-        """The path of the part's encoded bytes. A fetched file is removed here, a client's by its API process."""
-        if part.path is not None:
-            yield part.path
-            return
-        assert part.url is not None
-        target = self._spool.new_path()
-        try:
-            await self._fetch(part.url, target, fetch_until)
-            yield str(target)
-        finally:
-            self._spool.remove(str(target))
-
-    async def _fetch(self, url: str, target: Path, until: float) -> None:
+    async def _fetch(self, url: str, target: str, until: float) -> None:
         try:
             async with asyncio.timeout_at(until):
-                await self._fetcher.fetch(url, target)
+                await self._fetcher.fetch(url, Path(target))
         except TimeoutError:
             raise BadAudioUrl(f"the audio could not be fetched within {self._fetch_timeout_s:g} seconds.") from None
 
-    async def _decode(self, path: str) -> Waveform:
-        target = str(self._spool.new_path())
-        try:
-            await self._decoders.decode(path, target, self._sampling_rate)
-            return await asyncio.to_thread(read_waveform, target)
-        finally:
-            self._spool.remove(target)
+    async def _decode(self, path: str, allowance: _Allowance) -> Waveform:
+        with self._scratch() as decoded:
+            allowance.take(await self._decoders.decode(path, decoded, self._sampling_rate))
+            return await asyncio.to_thread(read_waveform, decoded)
 
-    def _check_total(self, waveforms: Sequence[Waveform]) -> None:
-        seconds = sum(len(waveform) for waveform in waveforms) / self._sampling_rate
-        if seconds > self._max_request_seconds:
-            limit = self._max_request_seconds
-            raise AudioTooLong(f"the audio of all messages is longer than the limit of {limit:g} seconds.", "messages")
+    @contextmanager
+    def _scratch(self) -> Iterator[str]:
+        """An empty file, for a moment."""
+        path = self._spool.write(b"")
+        try:
+            yield path
+        finally:
+            self._spool.remove(path)
+
+
+class _Allowance:
+    """How much audio the parts of one job may still hold, counted before it is read into memory."""
+
+    def __init__(self, seconds: float, sampling_rate: int) -> None:
+        self._seconds = seconds
+        self._samples = int(seconds * sampling_rate)
+
+    def take(self, samples: int) -> None:
+        self._samples -= samples
+        if self._samples < 0:
+            raise AudioTooLong(f"the audio of all messages is longer than the limit of {self._seconds:g} seconds.")

@@ -10,6 +10,7 @@ containers share /dev/shm without sharing pids. This file knows neither audio no
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -19,6 +20,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from errors import Overloaded
 
 _PREFIX = "eardrum-"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- a private directory is made inside
@@ -30,15 +33,12 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def new_path(self) -> Path:
-        """A name that nobody uses yet."""
-        return self.directory / f"{secrets.token_hex(12)}.audio"
-
     def write(self, data: bytes) -> str:
-        """Put `data` into a new file and return its path."""
-        path = self.new_path()
+        """Put `data` into a new file and return its path. Raises `Overloaded` where it does not fit."""
+        path = self.directory / f"{secrets.token_hex(12)}.audio"
         try:
-            path.write_bytes(data)
+            with room_for_audio():
+                path.write_bytes(data)
         except BaseException:
             self.remove(str(path))
             raise
@@ -78,6 +78,17 @@ class SpoolFiles:
             paths = list(self._paths)
         for path in paths:
             self._spool.remove(path)
+
+
+@contextmanager
+def room_for_audio() -> Iterator[None]:
+    """Translates a full disk, or a full /dev/shm, into `Overloaded`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Overloaded("The server has no room for more audio now. Try again shortly.") from error
 
 
 @contextmanager

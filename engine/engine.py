@@ -17,7 +17,7 @@ from engine.scheduler import Scheduler
 from engine.slots import EncoderDecoderRows
 from engine.text import AnswerText
 from errors import InternalError
-from models.base import CausalModel, Prompt
+from models.base import CausalModel, PrefillFailed, Prompt
 from wire import Delta, Failed, Finished, FinishReason, JobId, Sampling, Usage
 
 log = logging.getLogger("eardrum.engine")
@@ -34,6 +34,10 @@ class Request:
     sampling: Sampling
     audio_parts: int = 0
     audio_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError("a model's `prepare` gave no prompt")
 
 
 @dataclass(eq=False)
@@ -102,7 +106,7 @@ class Engine:
             return []
         try:
             logits = self._rows.insert(sequence.prompt)
-        except Exception:  # whatever a module raises on one prompt concerns that prompt alone
+        except PrefillFailed:
             log.exception("prefill of %s failed", sequence.request.id)
             self.cancel(sequence.request.id)
             error = InternalError("The model failed on this request.")
@@ -152,6 +156,7 @@ class Engine:
         if sequence.text.stopped:
             return self._finish(row, "stop")
         if sequence.completion_tokens == sequence.request.sampling.max_tokens:
+            sequence.write(sequence.text.end_prompt())
             return self._finish(row, "length")
         if sequence.prompt_tokens >= sequence.prompt.max_new_tokens:
             sequence.cut = True
@@ -174,7 +179,6 @@ class Engine:
     def _finish(self, row: int, reason: FinishReason) -> list[EngineEvent]:
         sequence = self._scheduler.running[row]
         if not sequence.text.stopped:
-            sequence.write(sequence.text.end_prompt())
             sequence.write(sequence.text.end())
         self._leave(row)
         request = sequence.request

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+MIN_TEMPERATURE = 1e-4  # below it logits overflow float32, and the likeliest token is certain anyway
+
 
 @dataclass(frozen=True)
 class RowSampling:
@@ -24,7 +26,7 @@ class RowSampling:
 def sample(logits: torch.Tensor, rows: Sequence[RowSampling]) -> list[int]:
     """One token id for each row of `logits`, shape (rows, vocabulary)."""
     tokens = logits.argmax(-1)
-    drawn = [i for i, row in enumerate(rows) if row.temperature > 0]
+    drawn = [i for i, row in enumerate(rows) if row.temperature >= MIN_TEMPERATURE]
     if drawn:
         tokens[drawn] = _draw(logits[drawn].float(), [rows[i] for i in drawn])
     return [int(token) for token in tokens.tolist()]

@@ -23,7 +23,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from models.base import Prompt
+from models.base import PrefillFailed, Prompt
 
 FIRST_CAPACITY = 256  # columns; the buffers double from here
 
@@ -112,8 +112,7 @@ class EncoderDecoderRows:
     @torch.inference_mode()
     def insert(self, prompt: Prompt) -> torch.Tensor:
         own, cross = DynamicCache(), DynamicCache()
-        caches = EncoderDecoderCache(own, cross)
-        logits: torch.Tensor = self._module(**prompt.inputs, past_key_values=caches, use_cache=True).logits
+        logits = self._prefill(prompt, EncoderDecoderCache(own, cross))
         length = own.get_seq_length()
         if not self._layers:
             self._layers = [_SlotLayer(self._window, layer.keys) for layer in own.layers]
@@ -125,6 +124,20 @@ class EncoderDecoderRows:
         self._lengths.append(length)
         self._set_lo()
         return logits[0]
+
+    def _prefill(self, prompt: Prompt, caches: EncoderDecoderCache) -> torch.Tensor:
+        """Run the prompt through the module. The rows are not touched yet, so whatever it raises concerns it alone."""
+        try:
+            inputs = {name: self._placed(tensor) for name, tensor in prompt.inputs.items()}
+            output = self._module(**inputs, past_key_values=caches, use_cache=True)
+        except Exception as error:
+            raise PrefillFailed from error
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the module's device and, for a float, in its type."""
+        return tensor.to(self._device, self._module.dtype if tensor.is_floating_point() else None)
 
     def _make_room(self, length: int) -> None:
         """Room for one more row of `length` columns left of the write column."""

@@ -42,7 +42,8 @@ Conversation = tuple[Turn, ...]
 class Prompt:
     """What the engine prefills in one go.
 
-    `inputs`: the module's keyword arguments for a batch of one. `num_tokens` counts the prompt's tokens, of which
+    `inputs`: the module's keyword arguments for a batch of one, on the CPU; the engine moves them to the module's
+    device and type. `num_tokens` counts the prompt's tokens, of which
     `num_audio_tokens` stand for audio. `max_new_tokens` is the room that the model's window leaves for the answer.
     `lead`: where a conversation takes several prompts, what joins this one's text to the text before; the text's own
     leading blanks are dropped for it. `None`: the text stays as it is.
@@ -55,11 +56,18 @@ class Prompt:
     lead: str | None = None
 
 
+class PrefillFailed(Exception):
+    """A prompt cannot be prefilled, and the rows are as they were before. Raise it from what the module raised."""
+
+
 class Rows(Protocol):
     """The live rows of a model: its key/value state, dense in rows 0..n-1."""
 
     def insert(self, prompt: Prompt) -> torch.Tensor:
-        """Prefill `prompt` into a new last row; the logits of its prompt tokens, shape (tokens, vocabulary)."""
+        """Prefill `prompt` into a new last row; the logits of its prompt tokens, shape (tokens, vocabulary).
+
+        Raises `PrefillFailed` where only this prompt is at fault. Anything else says that the rows are broken.
+        """
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each row; the logits of the next ones, shape (rows, vocabulary)."""

@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from errors import BadRequest
-from models.base import CausalModel, Clip, Conversation, Prompt
+from models.base import CausalModel, Clip, Conversation, PrefillFailed, Prompt
 from wire import Capabilities
 
 SAMPLING_RATE = 16_000
@@ -96,7 +96,7 @@ class FakeRows:
     def insert(self, prompt: Prompt) -> torch.Tensor:
         assert isinstance(prompt, Script)
         if prompt.fault == "prefill":
-            raise RuntimeError("the fake model was told to fail in prefill")
+            raise PrefillFailed from RuntimeError("the fake model was told to fail in prefill")
         self._rows.append((prompt, 0))
         return self._logits(prompt, 0)[None]
 

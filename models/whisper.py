@@ -67,7 +67,6 @@ class Whisper(CausalModel):
         self.tokenizer = Tokenizer.from_file(str(self._directory / "tokenizer.json"))
         self._name_tokens(config, len(variables["decoder/embeddings/weight"]))
         self.module = self._load(variables).to(device=device, dtype=_dtype(device, dtype)).eval()
-        self._device, self._dtype = device, next(self.module.parameters()).dtype
         self._mel_filters = _mel_filters(num_bins=variables["encoder/conv1/weight"].shape[1])
 
     def _name_tokens(self, config: dict[str, Any], vocabulary: int) -> None:
@@ -134,8 +133,8 @@ class Whisper(CausalModel):
         features = log_mel(torch.from_numpy(window), self._mel_filters)
         return Prompt(
             inputs={
-                "input_features": features[None].to(self._device, self._dtype),
-                "decoder_input_ids": torch.tensor([self._prompt_ids], device=self._device),
+                "input_features": features[None],
+                "decoder_input_ids": torch.tensor([self._prompt_ids]),
             },
             num_tokens=audio_tokens + len(self._prompt_ids),
             num_audio_tokens=audio_tokens,

@@ -26,6 +26,7 @@ LIMITS = DecodeLimits(max_seconds=100, max_decoded_bytes=1 << 28, base_s=5, s_pe
 def decode(data: bytes, directory: Path, rate: int = RATE, limits: DecodeLimits = LIMITS) -> np.ndarray:
     source, target = directory / "source", directory / "target"
     source.write_bytes(data)
+    target.write_bytes(b"")
     samples = decode_file(str(source), str(target), rate, limits)
     waveform = read_waveform(str(target))
     assert len(waveform) == samples
@@ -134,6 +135,15 @@ def test_what_is_not_audio_is_refused(data: bytes, tmp_path: Path, monkeypatch: 
         decode(data, tmp_path)
 
 
+@pytest.mark.parametrize("tail", [b"\0" * 3000, bytes(range(256)) * 3, b"TAG" + b" " * 125])
+def test_junk_behind_an_mp3_is_no_damage(tail: bytes, tmp_path: Path) -> None:
+    """Players write tags and padding there; a hole in the middle is damage."""
+    mp3 = (DATA / "jfk.mp3").read_bytes()
+    assert np.array_equal(decode(mp3 + tail, tmp_path), decode(mp3, tmp_path))
+    with pytest.raises(BadAudio, match="damaged"):
+        decode(mp3[:20_000] + b"\0" * 3000 + mp3[23_000:], tmp_path)
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     """There is nothing to hear in it."""
     buffer = io.BytesIO()
@@ -192,6 +202,7 @@ async def test_a_decoder_that_dies_fails_its_audio_and_is_replaced(tmp_path: Pat
     pool = DecodePool(1, LIMITS)
     try:
         pipe = tmp_path / "pipe"  # reading it waits for ever
+        (tmp_path / "out").touch()
         os.mkfifo(pipe)
         waiting = asyncio.ensure_future(pool.decode(str(pipe), str(tmp_path / "out"), RATE))
         writer = await asyncio.to_thread(pipe.open, "wb", 0)  # opens as soon as the decoder reads
@@ -205,11 +216,37 @@ async def test_a_decoder_that_dies_fails_its_audio_and_is_replaced(tmp_path: Pat
         pool.close()
 
 
+async def test_audio_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
+    """What runs for long is killed, what waits never starts, and both leave no file; the next audio is decoded soon."""
+    pool = DecodePool(1, LIMITS)
+    pipe, target, untouched = tmp_path / "pipe", tmp_path / "out", tmp_path / "untouched"
+    os.mkfifo(pipe)
+    try:
+        jobs = [pool.decode(str(pipe), str(target), RATE)]
+        jobs += [pool.decode(str(DATA / "jfk.ogg"), str(untouched), RATE) for _ in range(5)]
+        tasks = [asyncio.ensure_future(job) for job in jobs]
+        writer = await asyncio.to_thread(pipe.open, "wb", 0)  # opens as soon as the decoder reads
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        untouched.touch()
+        (tmp_path / "next").touch()
+        started = asyncio.get_running_loop().time()
+        assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "next"), RATE) > 0
+        assert asyncio.get_running_loop().time() - started < 10, "as long as one process takes to be replaced"
+        assert not target.exists()
+        assert untouched.stat().st_size == 0
+        writer.close()
+    finally:
+        pool.close()
+
+
 async def test_the_pool_decodes_and_translates_failures(tmp_path: Path) -> None:
     """In processes of its own, whose errors come back as what they were."""
     pool = DecodePool(1, LIMITS)
     try:
         target = tmp_path / "out"
+        target.touch()
         assert await pool.decode(str(DATA / "jfk.ogg"), str(target), RATE) == pytest.approx(11 * RATE, abs=RATE / 10)
         with pytest.raises(BadAudio, match="FFmpeg"):
             await pool.decode(__file__, str(target), RATE)

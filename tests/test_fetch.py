@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ def test_ordinary_addresses_are_public(address: str) -> None:
 
 
 async def fetch(url: str, target: Path, allow_private: bool = True, max_bytes: int = LIMIT) -> None:
+    target.write_bytes(b"")  # noqa: ASYNC240
     fetcher = Fetcher(max_bytes, 2, allow_private)
     try:
         async with asyncio.timeout(20):
@@ -67,6 +70,10 @@ async def test_loopback_is_refused_unless_allowed(name: str, origin: Origin, tmp
         ("status/404", BadAudioUrl, "status 404"),
         ("status/500", BadAudioUrl, "status 500"),
         ("loop/", BadAudioUrl, "redirects more than 2 times"),
+        ("astray/http:%2F%2F[::1]:port%2F", BadAudioUrl, "connection|URL"),
+        ("astray/http:%2F%2Fxn--a-.invalid%2F", BadAudioUrl, "connection|URL"),
+        ("astray/file:%2F%2F%2Fetc%2Fpasswd", BadAudioUrl, "http"),
+        ("astray/" + "a" * 20_000, BadAudioUrl, "connection|URL"),
         ("gzip/jfk.ogg", BadAudioUrl, "content-encoding"),
         ("endless/", AudioTooLong, "1000000 bytes"),
     ],
@@ -81,7 +88,7 @@ async def test_a_declared_length_over_the_limit_is_refused_at_once(origin: Origi
     """Before the body is read."""
     with pytest.raises(AudioTooLong):
         await fetch(origin.url("clip/jfk.ogg"), tmp_path / "out", max_bytes=1000)
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").stat().st_size == 0
 
 
 @pytest.mark.parametrize(
@@ -106,3 +113,37 @@ async def test_a_name_that_does_not_resolve_and_a_port_that_nobody_serves(tmp_pa
         await fetch("http://no-such-host.invalid/a.ogg", tmp_path / "out")
     with pytest.raises(BadAudioUrl, match="connection failed"):
         await fetch("http://127.0.0.1:1/a.ogg", tmp_path / "out")
+
+
+async def test_cookies_are_not_kept(origin: Origin, tmp_path: Path) -> None:
+    """What one user's origin sets must not be sent for another user."""
+    (tmp_path / "out").touch()
+    fetcher = Fetcher(LIMIT, 2, allow_private=True)
+    try:
+        for _ in range(2):
+            await fetcher.fetch(origin.url("cookie/"), tmp_path / "out")
+            assert (tmp_path / "out").read_bytes() == b"none"
+    finally:
+        await fetcher.aclose()
+
+
+async def test_slow_name_servers_hold_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are resolved in threads of their own, not in those that the event loop lends to everybody."""
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(10) and [])
+    waiting = [asyncio.ensure_future(fetch(f"http://host{i}.invalid/", tmp_path / "out")) for i in range(16)]
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(lambda: None)
+    finally:
+        released.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_all_addresses_of_a_name_are_tried(origin: Origin, tmp_path: Path, monkeypatch) -> None:
+    """A name whose first address does not answer is not lost."""
+    port = int(origin.base_url.rpartition(":")[2])
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ("127.0.0.9", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    await fetch(f"http://two.invalid:{port}/clip/jfk.ogg", tmp_path / "out")
+    assert (tmp_path / "out").stat().st_size > 0

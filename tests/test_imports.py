@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("api", "audio", "engine", "models", "worker")
-OURS = {*ROOMS, "config", "errors", "wire", "lifecycle", "server", "client"}
+OURS = {*ROOMS, "config", "errors", "wire", "lifecycle", "server", "client", "healthcheck"}
 
 # What a room may import of ours. `audio.spool` stands for that file alone.
 ALLOWED = {
@@ -22,9 +22,10 @@ ALLOWED = {
     "engine": {"wire", "errors", "models.base"},
     "api": {"wire", "errors", "audio.spool", "audio.datauri", "config"},
     "worker": {"wire", "errors", "audio", "engine", "models", "config"},
-    "lifecycle": {"wire", "errors", "config", "api", "worker", "audio"},
+    "lifecycle": {"wire", "errors", "config", "api", "worker", "audio", "healthcheck"},
     "server": {"wire", "errors", "config", "api", "worker", "audio", "lifecycle"},
     "client": set(),
+    "healthcheck": set(),
 }
 
 FORBIDDEN = {

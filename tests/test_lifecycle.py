@@ -110,6 +110,9 @@ def test_a_killed_api_process_ends_the_server() -> None:
         assert still_running(processes) == []
 
 
+LONG_NAME = "long" * 20
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
@@ -117,10 +120,12 @@ def test_a_killed_api_process_ends_the_server() -> None:
         (("--port", "80"), 2, "port"),
         (("--temperature", "1"), 2, "temperature"),
         (("--max-rows", "0"), 2, "max_rows"),
+        (("--spool-dir", f"/tmp/{LONG_NAME}"), 1, "--spool-dir"),
     ],
 )
 def test_a_start_that_fails_says_why(flags: tuple[str, ...], status: int, message: str) -> None:
     """And leaves nothing."""
+    Path("/tmp", LONG_NAME).mkdir(exist_ok=True)
     with run_server(*flags, ready=False) as server:
         assert server.process.wait(40) == status
         assert message in server.log.read_text()
@@ -159,3 +164,35 @@ def test_the_banners_command_works() -> None:
         command = log[log.index("  printf") :].split("\n\n")[0]
         answer = subprocess.run(["bash", "-c", command], cwd=Path(__file__).parents[1], capture_output=True, check=True)
         assert b"my fellow Americans" in answer.stdout
+
+
+def test_workers_that_keep_dying_end_the_server() -> None:
+    """Rather than being started for ever; the supervisor sees a status that is not 0."""
+    with run_server("--model", "fake") as server:
+        for _ in range(40):
+            try:
+                httpx.post(
+                    f"{server.base_url}/v1/chat/completions",
+                    json={"model": "fake", "messages": user("#tokens=9 #die")},
+                    timeout=30,
+                )
+                server.wait_ready()
+            except (httpx.TransportError, AssertionError):
+                break
+        assert server.process.wait(20) == 1
+        assert "the server ends" in server.log.read_text()
+
+
+def test_every_file_that_the_image_needs_reaches_its_build() -> None:
+    """What the Dockerfile copies by name is not ignored."""
+    root = Path(__file__).parents[1]
+    kept = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        name
+        for line in (root / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+    }
+    assert copied - {"."} <= kept
+    packages = {path.parent.name for path in root.glob("*/__init__.py")} - {"tests"}
+    assert packages <= kept

@@ -101,6 +101,7 @@ def test_a_model_of_ones_own(whisper_directory: Path, tmp_path: Path) -> None:
     exec(compile(code, "my_asr.py", "exec"), module.__dict__)
     model: CausalModel = module.MyAsr()
     model.setup("cpu", "auto")
+    (tmp_path / "out").touch()
     decode_file(str(DATA / "jfk.ogg"), str(tmp_path / "out"), 16_000, DecodeLimits(100, 1 << 28, 5, 1))
     clip = Clip((read_waveform(str(tmp_path / "out")),))
     engine = Engine(model, 4)

@@ -17,6 +17,7 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     """Whatever the other rows do."""
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     assert sample(logits, [row(0), row(0)]) == [1, 0]
+    assert sample(logits, [row(1e-38), row(1e-5)]) == [1, 0]
     assert sample(logits, [row(2.0), row(0)])[1] == 0
 
 

@@ -19,6 +19,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.next = 0
         self.open: set[int] = set()
         self.line: list[int] = []  # who waits, in order
+        self.resumed: list[int] = []  # who waits for its next row, in order
+        self.passed_over = 0  # how often in a row the longest waiting newcomer was
 
     @rule()
     def submit(self) -> None:
@@ -30,11 +32,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(placed=st.booleans())
     def admit(self, placed: bool) -> None:
         """The longest waiting one is admitted, if there is a row. Its prefill may fail."""
+        anybody, full = bool(self.line or self.resumed), len(self.scheduler.running) == MAX_ROWS
         item = self.scheduler.admit()
-        assert (item is None) == (not self.line or len(self.scheduler.running) == MAX_ROWS)
+        assert (item is None) == (full or not anybody)
         if item is None:
             return
-        assert item == self.line.pop(0)
+        assert item in (*self.line[:1], *self.resumed[:1])
+        queue = self.line if item in self.line else self.resumed
+        self.passed_over = self.passed_over + 1 if self.line and queue is self.resumed else 0
+        assert self.passed_over <= 1, "newcomers and those who go on take turns"
+        queue.remove(item)
         if placed:
             self.scheduler.place(item)
         else:
@@ -49,7 +56,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sorted(self.scheduler.running) == sorted(others)
         if resumes:
             self.scheduler.resume(item)
-            self.line.insert(0, item)
+            self.resumed.append(item)
         else:
             self.open.remove(item)
 
@@ -61,12 +68,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.scheduler.leave(row) == unwanted
         self.open.remove(unwanted)
         self.line = [item for item in self.line if item != unwanted]
+        self.resumed = [item for item in self.resumed if item != unwanted]
 
     @invariant()
     def nobody_is_lost_or_doubled(self) -> None:
-        everyone = [*self.scheduler.waiting, *self.scheduler.running]
+        everyone = [*self.scheduler.waiting, *self.scheduler.resumed, *self.scheduler.running]
         assert sorted(everyone) == sorted(self.open)
         assert list(self.scheduler.waiting) == self.line
+        assert list(self.scheduler.resumed) == self.resumed
         assert self.scheduler.idle == (not self.open)
 
 

@@ -33,6 +33,7 @@ def whisper() -> Whisper:
 
 
 def waveform(name: str, directory: Path) -> np.ndarray:
+    (directory / "out").write_bytes(b"")
     decode_file(str(DATA / name), str(directory / "out"), 16_000, LIMITS)
     return read_waveform(str(directory / "out"))
 

@@ -30,6 +30,9 @@ T = TypeVar("T")
 log = logging.getLogger("eardrum.worker")
 
 
+MAX_FAILED_STEPS = 3  # then it is not the requests: a broken device answers every step with an error
+
+
 class JobSource(Protocol):
     def get(self) -> Job | None:
         """The next job; waits for it. `None` ends the intake."""
@@ -60,6 +63,7 @@ class WorkerBody:
         self._live: dict[JobId, _LiveJob] = {}
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
+        self._failed_steps = 0  # one after another
 
     def run(self) -> None:
         """The engine's thread: returns after `stop`."""
@@ -158,17 +162,22 @@ class WorkerBody:
             wait = False
 
     def _step(self, arrivals: list[Request]) -> None:
-        """One step. Where it raises, every job in the engine fails, and the worker goes on with fresh slots."""
+        """One step. Where it raises, every job in the engine fails, and the worker goes on with fresh slots; where that
+        does not help, it ends."""
         events: list[JobEvent] = []
         try:
             self._mark(arrivals)
             events += self._api.batch(arrivals)
             events += self._api.predict()
+            self._failed_steps = 0 if events else self._failed_steps
         except Exception:
             log.exception("a step failed")
+            self._failed_steps += 1
             self._deliver(events)
             events = self._fail_engine()
         self._deliver(events)
+        if self._failed_steps >= MAX_FAILED_STEPS:
+            raise RuntimeError(f"{MAX_FAILED_STEPS} steps failed one after another")
 
     def _mark(self, arrivals: Iterable[Request]) -> None:
         for request in arrivals:

@@ -1,21 +1,18 @@
-"""The worker's control socket: short lines that must not wait behind the job queue.
+"""The worker's control socket: `Wake` and `Cancel`, which must not wait behind the job queue.
 
-`wake` says that the queue has a job, `cancel <job id>` that nobody wants one any more. A worker listens at an address
-inside the run's private directory; API processes learn it from `Ready` and stay connected.
+A worker listens at an address inside the run's private directory; API processes learn it from `Ready` and stay
+connected.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from wire import JobId
-
-log = logging.getLogger("eardrum.worker")
+from wire import Cancel, JobId, from_line
 
 
 class ControlSocket:
@@ -40,13 +37,8 @@ class ControlSocket:
         """One API process's lines, until it is gone."""
         with connection, connection.makefile("r") as lines:
             for line in lines:
-                self._obey(line.strip())
-
-    def _obey(self, line: str) -> None:
-        verb, _, argument = line.partition(" ")
-        if verb == "wake":
-            self._on_wake()
-        elif verb == "cancel":
-            self._on_cancel(JobId.parse(argument))
-        else:
-            log.error("unknown control message %r", verb)
+                message = from_line(line.strip())
+                if isinstance(message, Cancel):
+                    self._on_cancel(message.job_id)
+                else:
+                    self._on_wake()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import queue
 import signal
@@ -22,6 +21,7 @@ from litserve.loops.base import LitLoop
 from litserve.transport.base import MessageTransport
 from litserve.utils import LitAPIStatus, LoopResponseType
 
+from audio.pool import end_with_parent
 from config import Settings, configure_logging
 from wire import BUS, Event, Heartbeat, Job, Ready
 from worker.body import WorkerBody
@@ -124,6 +124,13 @@ class EngineLoop(LitLoop):
         workers_setup_status: dict[str, str],
         callback_runner: object,
     ) -> None:
+        try:
+            self._run(lit_api, request_queue, transport)
+        except BaseException:
+            log.exception("the engine's thread failed; the worker ends and is started anew")
+            os._exit(ENGINE_FAILED)
+
+    def _run(self, lit_api: AudioChatAPI, request_queue: Any, transport: MessageTransport) -> None:
         source = QueueSource(request_queue)
         pid = os.getpid()
         sender = BusSender(transport, self._settings.api_servers, Heartbeat(pid))
@@ -133,12 +140,8 @@ class EngineLoop(LitLoop):
         sender.broadcast(Ready(pid, control.address, lit_api.capabilities))
         sender.start()
         signal.signal(STOP_SIGNAL, lambda *_: body.stop())
-        try:
-            body.run()
-            lit_api.teardown()
-        except BaseException:
-            log.exception("the engine's thread failed; the worker ends and is started anew")
-            os._exit(ENGINE_FAILED)
+        body.run()
+        lit_api.teardown()
 
 
 class WorkerStart(Callback):
@@ -153,12 +156,5 @@ class WorkerStart(Callback):
     def on_before_setup(self, *_: object, **__: object) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, name="follow", daemon=True).start()
+        threading.Thread(target=end_with_parent, name="follow", daemon=True).start()
         configure_logging(self._settings.log_level)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are spawned"
-    parent.join()
-    os._exit(1)

@@ -18,7 +18,7 @@ from errors import AudioTooLong
 from models.base import CausalModel, Clip, Conversation, Turn
 from wire import AudioPart, Job, TextPart
 
-PREPARE_THREADS = 2  # features and templates; torch uses the cores by itself
+PREPARE_THREADS = 4  # features and templates; torch uses the cores by itself
 
 
 class Preparer:

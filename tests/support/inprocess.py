@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterable
@@ -12,14 +13,12 @@ import httpx
 from fastapi import FastAPI
 
 from api import routes
-from api.pending import Bounds, PendingTable
+from api.pending import PendingTable
 from audio.spool import Spool, open_spool
 from config import Settings
 from wire import Event, Heartbeat, Job, JobId, Ready
 from worker.body import WorkerBody
 from worker.lit_api import AudioChatAPI
-
-WORKER_PID = 1
 
 
 class InProcess:
@@ -27,13 +26,12 @@ class InProcess:
 
     api_server = 0
 
-    def __init__(self, settings: Settings, spool: Spool, **bounds: int) -> None:
+    def __init__(self, settings: Settings, spool: Spool) -> None:
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.cancelled: list[JobId] = []
         self.spool = spool
         self.loop = asyncio.get_running_loop()
-        limits = Bounds(bounds.get("requests", 256), bounds.get("audio_bytes", 1 << 30))
-        self.pending = PendingTable(self, limits, settings.request_timeout_s, heartbeat_max_age_s=3600)
+        self.pending = PendingTable(self, settings.queue_requests, settings.request_timeout_s, heartbeat_max_age_s=3600)
         self.api = AudioChatAPI(settings, spool)
         self.api.setup("cpu")
         self.body = WorkerBody(self.api, self, self.put, settings.max_rows + settings.prepare_ahead)
@@ -42,8 +40,12 @@ class InProcess:
         self.thread = threading.Thread(target=self.body.run, daemon=True)
 
     def start(self) -> None:
-        self.pending.deliver([Ready(WORKER_PID, "", self.api.capabilities), Heartbeat(WORKER_PID)])
+        self.deliver([Ready(os.getpid(), "", self.api.capabilities), Heartbeat(os.getpid())])
         self.thread.start()
+
+    def deliver(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.pending.deliver(event)
 
     def stop(self) -> None:
         if self.thread.ident is None:
@@ -72,20 +74,19 @@ class InProcess:
         return self.jobs.get()
 
     def put(self, api_server: int, events: Iterable[Event]) -> None:
-        self.loop.call_soon_threadsafe(self.pending.deliver, list(events))
+        self.loop.call_soon_threadsafe(self.deliver, list(events))
 
 
 @asynccontextmanager
 async def run_in_process(running: bool = True, **options: object) -> AsyncIterator[InProcess]:
-    """`running=False` leaves jobs in the queue. Settings and bounds by name."""
-    bounds = {name: options.pop(name) for name in ("requests", "audio_bytes") if name in options}
+    """`running=False` leaves jobs in the queue. Settings by name."""
     settings = Settings(_env_file=None, model="fake", **options)
     with open_spool(None, 0) as spool:
-        server = InProcess(settings, spool, **bounds)
+        server = InProcess(settings, spool)
         if running:
             server.start()
         else:
-            server.pending.deliver([Ready(WORKER_PID, "", server.api.capabilities)])
+            server.deliver([Ready(os.getpid(), "", server.api.capabilities)])
         try:
             yield server
         finally:

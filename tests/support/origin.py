@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.speech import DATA
 
@@ -36,6 +36,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_redirect(self, target: str) -> None:
         self._send(302, b"", {"Location": "/" + target})
+
+    def send_astray(self, target: str) -> None:
+        self._send(302, b"", {"Location": unquote(target)})
+
+    def send_cookie(self, _: str) -> None:
+        body = self.headers.get("Cookie", "none").encode()
+        self._send(200, body, {"Set-Cookie": "session=somebody; Path=/"})
 
     def send_loop(self, _: str) -> None:
         self._send(302, b"", {"Location": self.path})
