@@ -40,7 +40,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MONITOR_S = 0.5
 MAX_RESTARTS, RESTARTS_WITHIN_S = 5, 60
 POLL_S = 0.05
-MAX_SPOOL_PATH_BYTES = 80  # Linux holds a socket's path to 107 bytes (unix(7))
+MAX_SPOOL_PATH_BYTES = 107 - len("/worker-4194304.sock")  # unix(7) holds a socket's path to 107 bytes
 # Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
 # connection that both ends let go of at the same moment fails the request that the client was about to send.
 KEEP_ALIVE_S = 65

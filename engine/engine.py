@@ -53,7 +53,6 @@ class Sequence:
     completion_tokens: int = 0
     last_token: int = -1
     cut: bool = False  # a prompt's answer filled the model's window
-    reason: FinishReason | None = None
     events: list[EngineEvent] = field(default_factory=list)
 
     @property
