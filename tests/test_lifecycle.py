@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -162,8 +163,9 @@ async def test_the_banners_command_works() -> None:
         await until(lambda: "printf" in server.log.read_text())
         log = server.log.read_text()
         command = log[log.index("  printf") :].split("\n\n")[0]
-        answer = subprocess.run(["bash", "-c", command], cwd=Path(__file__).parents[1], capture_output=True, check=True)
-        assert b"my fellow Americans" in answer.stdout
+        root = Path(__file__).parents[1]
+        answer = await asyncio.to_thread(subprocess.check_output, ["bash", "-c", command], cwd=root)
+        assert b"my fellow Americans" in answer
 
 
 def test_workers_that_keep_dying_end_the_server() -> None:
