@@ -231,9 +231,7 @@ async def test_audio_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         untouched.touch()
         (tmp_path / "next").touch()
-        started = asyncio.get_running_loop().time()
         assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "next"), RATE) > 0
-        assert asyncio.get_running_loop().time() - started < 10, "as long as one process takes to be replaced"
         assert not target.exists()
         assert untouched.stat().st_size == 0
         writer.close()

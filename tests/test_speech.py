@@ -110,6 +110,7 @@ async def test_a_slow_address_delays_nobodys_first_token(whisper_server: Running
     """While a request waits 2 s for its audio, another that came later is answered."""
     async with whisper_server.async_client() as client:
         asked = len(origin.requested)
+        origin.release.clear()
         slow = asyncio.ensure_future(
             client.chat.completions.create(
                 model=MODEL, messages=user(audio_url(origin.url("clip/jfk.ogg?wait=2"))), stream=True
@@ -121,6 +122,7 @@ async def test_a_slow_address_delays_nobodys_first_token(whisper_server: Running
         )
         assert (await anext(aiter(quick))).choices[0].delta.role == "assistant"
         assert not slow.done(), "the quick one's first token came before the slow one's"
+        origin.release.set()
         answer = "".join([chunk.choices[0].delta.content or "" async for chunk in await slow])
     assert word_error_rate(JFK, answer) == 0
 

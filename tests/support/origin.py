@@ -11,16 +11,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.speech import DATA
 
+RELEASE_LIMIT_S = 6  # less than a server waits for a fetch
+
 
 class _Handler(BaseHTTPRequestHandler):
-    """`/clip/NAME` sends a clip of tests/data; the other paths misbehave. `?wait=2` waits before the answer."""
+    """`/clip/NAME` sends a clip of tests/data; the other paths misbehave. `?wait=2` waits 2 s before the answer, and
+    then for `Origin.release`."""
 
     origin: Origin
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         self.origin.requested.append(self.path)
-        time.sleep(float(parse_qs(url.query).get("wait", ["0"])[0]))
+        if wait := parse_qs(url.query).get("wait"):
+            time.sleep(float(wait[0]))
+            self.origin.release.wait(RELEASE_LIMIT_S)
         verb, _, rest = url.path.strip("/").partition("/")
         with suppress(BrokenPipeError, ConnectionResetError):
             getattr(self, f"send_{verb}")(rest)
@@ -85,6 +90,7 @@ class Origin:
     def __init__(self, port: int) -> None:
         self.base_url = f"http://127.0.0.1:{port}"
         self.requested: list[str] = []
+        self.release = threading.Event()
 
     def url(self, path: str) -> str:
         return f"{self.base_url}/{path}"
