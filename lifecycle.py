@@ -228,7 +228,9 @@ def end_forks_with_main() -> None:
 
 def choose_accelerator(device: str) -> Accelerator:
     """`auto` is CUDA where there is a GPU and a torch that can use it, else the CPU. Does not import torch: a process
-    that has started CUDA cannot be forked."""
+    that has started CUDA cannot be forked. Raises `StartFailed` for a device that is not there."""
+    if device == "cuda" and not _has_gpu():
+        raise StartFailed("No CUDA device is here: nvidia-smi lists none. See --device.")
     if device != "auto":
         return device  # type: ignore[return-value]
     return "cuda" if _has_gpu() and not metadata.version("torch").endswith("+cpu") else "cpu"

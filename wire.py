@@ -116,7 +116,6 @@ class Capabilities:
     max_seconds_per_window: float | None
     long_audio: Literal["error", "chunk"]
     batching: Literal["continuous", "dynamic", "serial"]
-    needs_audio: bool = False
     default_temperature: float = 1.0
 
 

@@ -95,7 +95,7 @@ class PendingTable:
         """Raise `Overloaded` when too many requests wait for a worker, `Unavailable` when no worker lives."""
         if not self.is_ready:
             raise Unavailable("No worker is ready. Try again shortly.")
-        if sum(entry.started is None for entry in self._entries.values()) >= self._max_waiting:
+        if sum(entry.started is None for entry in self._requests()) >= self._max_waiting:
             raise Overloaded("Too many requests are waiting. Try again shortly.")
 
     async def submit(self, job: Job) -> AsyncGenerator[Delta | Finished, None]:
@@ -124,9 +124,9 @@ class PendingTable:
                 if entry.open_choices and not entry.failed:
                     self._link.cancel(id_)
 
-    @property
-    def num_pending(self) -> int:
-        return len(self._entries)
+    def _requests(self) -> Iterable[_Entry]:
+        """Each entry once, under however many ids its job was submitted."""
+        return dict.fromkeys(self._entries.values())
 
     @property
     def is_ready(self) -> bool:
@@ -167,8 +167,8 @@ class PendingTable:
         """Fail what the worker had begun, and soon submit again what nobody has begun: it may have taken a job from the
         queue and died before it could say so."""
         self._workers.pop(pid, None)
-        lost = [entry for entry in self._entries.values() if entry.started and entry.started.pid == pid]
-        waiting = [entry for entry in self._entries.values() if not entry.started]
+        lost = [entry for entry in self._requests() if entry.started and entry.started.pid == pid]
+        waiting = [entry for entry in self._requests() if not entry.started]
         log.error("worker %d died; %d requests fail", pid, len(lost))
         for entry in lost:
             entry.fail(WorkerDied("The worker died while it was processing the request."))
@@ -176,7 +176,7 @@ class PendingTable:
 
     def _submit_again(self, entries: Iterable[_Entry]) -> None:
         """Under new ids. Of a job that was still in the queue all the time, too, one start counts."""
-        for entry in dict.fromkeys(entries):
+        for entry in entries:
             if entry.started or entry.ids[0] not in self._entries:
                 continue
             if len(entry.ids) > MAX_SUBMISSIONS:

@@ -52,7 +52,6 @@ class Whisper(CausalModel):
         max_seconds_per_window=WINDOW_S,
         long_audio="chunk",
         batching="continuous",
-        needs_audio=True,
         default_temperature=0.0,
     )
 

@@ -28,7 +28,7 @@ def job(server: InProcess, text: str, **sampling: object) -> Job:
 
 async def settled(server: InProcess) -> None:
     """Waits until the worker holds no job."""
-    await until(lambda: not server.body._live and not server.pending.num_pending)
+    await until(lambda: not server.body._live and not len(server.pending._entries))
 
 
 def spooled(server: InProcess) -> list[str]:
@@ -76,7 +76,7 @@ async def test_a_client_that_left_while_its_job_was_queued() -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert server.pending.num_pending == 0
+        assert len(server.pending._entries) == 0
         server.thread.start()
         await until(lambda: len(server.cancelled) == 2)
         await settled(server)
@@ -87,12 +87,12 @@ async def test_the_queue_is_bounded_by_requests_and_by_bytes() -> None:
     async with run_in_process(running=False, queue_requests=2, queue_bytes=120_000) as server, server.http() as http:
         audio = {"model": "fake", "messages": user(input_audio("jfk.ogg"))}
         first = asyncio.ensure_future(http.post(CHAT, json=audio))
-        await until(lambda: server.pending.num_pending == 1)
+        await until(lambda: len(server.pending._entries) == 1)
         refused = await http.post(CHAT, json=audio)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
         second = asyncio.ensure_future(http.post(CHAT, json=request("hello")))
-        await until(lambda: server.pending.num_pending == 2)
+        await until(lambda: len(server.pending._entries) == 2)
         with pytest.raises(Overloaded):
             await anext(server.pending.submit(job(server, "third")))
         assert len(spooled(server)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -110,10 +111,14 @@ def test_a_killed_api_process_ends_the_server() -> None:
         assert still_running(processes) == []
 
 
+without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU here")
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
         (("--model", "no-such-model"), 1, "There is no model 'no-such-model'"),
+        pytest.param(("--device", "cuda"), 1, "nvidia-smi lists none", marks=without_gpu),
         (("--port", "80"), 2, "port"),
         (("--temperature", "1"), 2, "temperature"),
         (("--max-rows", "0"), 2, "max_rows"),
