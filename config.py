@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(None, description="the name clients use; the model's own where not set")
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104 -- a choice, not the default
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the model runs")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights' type; auto: float32 on CPU, bfloat16 or float16 on an accelerator"
     )

@@ -55,7 +55,7 @@ Eardrum serves {model} at {base}/v1. To try it:
   tr -d '\n' | curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} -d @-
 """
 
-Accelerator = Literal["cpu", "cuda", "mps"]
+Accelerator = Literal["cpu", "cuda"]
 
 
 class StartFailed(Exception):
@@ -74,7 +74,6 @@ class EardrumServer(ls.LitServer):
         super().__init__(
             lit_api,
             accelerator=accelerator,
-            devices=1 if accelerator == "mps" else "auto",
             workers_per_device=settings.workers_per_device,
             timeout=False,
             callbacks=WorkerStart(settings),
@@ -92,6 +91,8 @@ class EardrumServer(ls.LitServer):
 
     def serve(self) -> int:
         """Run until told to stop."""
+        if sys.platform != "linux":
+            raise StartFailed("Eardrum runs on Linux: it relies on the kernel to tell of processes that die.")
         self._check_port()
         self._handle_signals()
         end_forks_with_main()
@@ -219,9 +220,7 @@ def check_spool(spool: Spool) -> None:
 
 
 def end_forks_with_main() -> None:
-    """Let the kernel kill processes that are forked from now on when the main one dies, however it dies (Linux)."""
-    if sys.platform != "linux":
-        return
+    """Let the kernel kill processes that are forked from now on when the main one dies, however it dies."""
     prctl = ctypes.CDLL(None).prctl
     os.register_at_fork(after_in_child=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 

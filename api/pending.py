@@ -168,19 +168,15 @@ class PendingTable:
         queue and died before it could say so."""
         self._workers.pop(pid, None)
         lost = [entry for entry in self._requests() if entry.started and entry.started.pid == pid]
-        waiting = [entry for entry in self._requests() if not entry.started]
         log.error("worker %d died; %d requests fail", pid, len(lost))
         for entry in lost:
             entry.fail(WorkerDied("The worker died while it was processing the request."))
-        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._submit_again, waiting)
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._submit_again)
 
-    def _submit_again(self, entries: Iterable[_Entry]) -> None:
-        """Under new ids. Of a job that was still in the queue all the time, too, one start counts."""
-        for entry in entries:
-            if entry.started or entry.ids[0] not in self._entries:
-                continue
-            if len(entry.ids) > MAX_SUBMISSIONS:
-                entry.fail(WorkerDied("Workers keep dying before they can take this request."))
+    def _submit_again(self) -> None:
+        """What has not started, under new ids. Of a job that was in the queue all the time, too, one start counts."""
+        for entry in self._requests():
+            if entry.started or len(entry.ids) == MAX_SUBMISSIONS:
                 continue
             again = replace(entry.job, id=self.new_job_id())
             entry.ids.append(again.id)

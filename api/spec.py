@@ -30,6 +30,8 @@ from wire import BUS, Cancel, Event, Job, JobId, Ready, Wake, to_line
 
 log = logging.getLogger("eardrum.api")
 
+WATCH_AGAIN_S = 1.0
+
 
 class AudioSpec(ls.OpenAISpec):
     """Made in the main process, used in the API processes that are forked from it. In a worker it is only a name."""
@@ -75,13 +77,17 @@ class AudioSpec(ls.OpenAISpec):
 
     def watch(self, ready: Ready) -> None:
         """The kernel tells of a worker's end at once, also when it is killed."""
+        loop = asyncio.get_running_loop()
         try:
             self._controls[ready.pid] = ControlLine(ready.control)
             descriptor = os.pidfd_open(ready.pid)
-        except OSError:  # it is gone already
+        except (ProcessLookupError, ConnectionRefusedError, FileNotFoundError):  # it is gone already
             self._gone(ready.pid)
             return
-        loop = asyncio.get_running_loop()
+        except OSError:  # out of file descriptors, for a while
+            log.exception("worker %d cannot be watched yet", ready.pid)
+            loop.call_later(WATCH_AGAIN_S, self.watch, ready)
+            return
 
         def gone() -> None:
             loop.remove_reader(descriptor)

@@ -26,8 +26,10 @@ Waveform = npt.NDArray[np.float32]
 
 CONTAINERS = "wav,w64,mp3,flac,ogg,mov,matroska,aac,aiff,au,caf"  # FFmpeg's names; mov: mp4, m4a; matroska: webm
 CODECS_WITH_TAILS = ("mp3", "mp3float")
+MAX_TAIL_BYTES = 8192
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MAX_CHANNELS = 32
+MAX_MISSING_S = 0.5  # encoders' padding makes the declared duration a little long
 FLOAT32_BYTES = 4
 # Down-mix weights that sum to one at most. Without it swresample does so for integer samples only, and the same stereo
 # recording would be 3 dB louder from a lossy file than from a WAV.
@@ -53,12 +55,14 @@ def decode_file(source: str, target: str, sampling_rate: int, limits: DecodeLimi
     """Decode `source` into `target`, raw mono float32 at `sampling_rate` hertz; the number of samples.
 
     `target` must exist: one that was removed says that nobody waits any more, and is not made again. Raises `BadAudio`
-    for what is not audio, is empty or breaks off, `AudioTooLong` at the first limit passed.
+    for what is not audio, is empty or damaged, `AudioTooLong` at the first limit passed. A file that was cut off is
+    heard to its end, where its format does not tell.
     """
     started = time.process_time()
     try:
         with room_for_audio(), _open(Path(source).read_bytes()) as container, Path(target).open("r+b") as out:
             samples = _copy(_frames(container), out, sampling_rate, limits, started)
+            _check_end(container, samples / sampling_rate)
     except FileNotFoundError:
         raise BadAudio("the audio is gone: its request has ended.") from None
     except (av.FFmpegError, ValueError) as error:
@@ -87,15 +91,17 @@ def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
 
 
 def _decoded(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """The stream's frames. Junk behind the last frame of an MP3 (tags, padding) is no damage; a hole before one is."""
+    """The stream's frames. A little junk behind the last frame of an MP3 (tags, padding) is no damage; more of it, or a
+    hole before a frame, is."""
     damage: av.FFmpegError | None = None
+    junk_bytes = 0
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.InvalidDataError as error:
-            if stream.codec_context.name not in CODECS_WITH_TAILS:
+            damage, junk_bytes = error, junk_bytes + packet.size
+            if stream.codec_context.name not in CODECS_WITH_TAILS or junk_bytes > MAX_TAIL_BYTES:
                 raise
-            damage = error
             continue
         if frames and damage:
             raise damage
@@ -115,6 +121,14 @@ def _copy(
     for mono in resampler.resample(None) if samples else ():
         samples += _write(mono, out)
     return samples
+
+
+def _check_end(container: av.container.InputContainer, seconds: float) -> None:
+    """Matroska and WebM declare their duration, unless they were recorded into a stream: less than that is a part."""
+    if "matroska" in container.format.name and container.duration is not None:
+        declared = container.duration / av.time_base
+        if seconds < declared - MAX_MISSING_S:
+            raise BadAudio(f"the file breaks off after {seconds:.1f} of {declared:.1f} seconds.")
 
 
 def _write(frame: av.AudioFrame, out: BinaryIO) -> int:

@@ -7,70 +7,97 @@ overruns or dies fails its one audio and is replaced. The processes end with the
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import resource
 import signal
 import threading
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures.process import BrokenProcessPool
 
 from pebble import ProcessExpired, ProcessPool
 
 from audio.decode import DecodeLimits, decode_file
-from errors import AudioTooLong, BadAudio
+from errors import AudioTooLong, BadAudio, InternalError
+
+log = logging.getLogger("eardrum.worker")
 
 MAX_ADDRESS_SPACE_BYTES = 4 << 30
 ABANDON_S = 1.0  # how long the decoding of an audio may go on that nobody waits for
 KILL_GRACE_S = 5.0  # wall clock on top of the CPU seconds that decode_file counts itself
 
 
+class _PoolBroken(Exception):
+    """Not the audio is at fault but the pool."""
+
+
 class DecodePool:
     """`processes` decoders, started with the pool. Used from one event loop."""
 
     def __init__(self, processes: int, limits: DecodeLimits) -> None:
+        self._processes = processes
         self._limits = limits
         self._free = asyncio.Semaphore(processes)  # who waits here is not in pebble's pipe, and can still be forgotten
-        self._pool = ProcessPool(
-            max_workers=processes, context=multiprocessing.get_context("spawn"), initializer=_initialize
-        )
-        for _ in range(processes):  # the first request must not wait for an interpreter to start
-            self._pool.schedule(os.getpid)
+        self._pool = self._start()
+
+    def _start(self) -> ProcessPool:
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPool(max_workers=self._processes, context=spawn, initializer=_initialize)
+        for _ in range(self._processes):  # the first request must not wait for an interpreter to start
+            pool.schedule(os.getpid)
+        return pool
 
     async def decode(self, source: str, target: str, sampling_rate: int) -> int:
         """`decode_file` in one of the processes. Cancelling gives up: `target` may be removed at once."""
-        await self._free.acquire()
-        decoding = asyncio.wrap_future(self._schedule(source, target, sampling_rate))
+        async with self._free:
+            for _ in range(2):
+                pool = self._pool
+                try:
+                    return await self._decode_in(pool, source, target, sampling_rate)
+                except _PoolBroken:
+                    self._replace(pool)
+        raise InternalError("The decoders keep dying.")
+
+    async def _decode_in(self, pool: ProcessPool, source: str, target: str, sampling_rate: int) -> int:
+        timeout = self._limits.longest_s + KILL_GRACE_S
         try:
-            await asyncio.wait({decoding})
+            task = pool.schedule(decode_file, args=(source, target, sampling_rate, self._limits), timeout=timeout)
+        except RuntimeError as error:  # pebble gives up its pool when an idle process dies
+            raise _PoolBroken from error
+        decoding: asyncio.Future[int] = asyncio.wrap_future(task)
+        try:
+            await asyncio.wait({decoding}, timeout=timeout + KILL_GRACE_S)
         except asyncio.CancelledError:
             _abandon(decoding)
             raise
-        try:
-            return decoding.result()
-        except TimeoutError:
-            raise AudioTooLong("decoding the audio takes longer than allowed.") from None
-        except (ProcessExpired, MemoryError):
-            raise BadAudio("the audio could not be decoded: its decoder crashed.") from None
+        return _result(decoding)
 
-    def _schedule(self, source: str, target: str, sampling_rate: int) -> Future[int]:
-        loop = asyncio.get_running_loop()
-
-        def release(_: Future[int]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: the worker is going
-                loop.call_soon_threadsafe(self._free.release)
-
-        future: Future[int] = self._pool.schedule(
-            decode_file,
-            args=(source, target, sampling_rate, self._limits),
-            timeout=self._limits.longest_s + KILL_GRACE_S,
-        )
-        future.add_done_callback(release)
-        return future
+    def _replace(self, broken: ProcessPool) -> None:
+        if self._pool is broken:
+            log.error("the decode processes are started anew")
+            self._pool = self._start()
+            threading.Thread(target=_end, args=(broken,), daemon=True).start()  # it waits for its processes
 
     def close(self) -> None:
-        self._pool.stop()
-        self._pool.join()
+        _end(self._pool)
+
+
+def _result(decoding: asyncio.Future[int]) -> int:
+    if not decoding.done():
+        raise _PoolBroken
+    try:
+        return decoding.result()
+    except TimeoutError:
+        raise AudioTooLong("decoding the audio takes longer than allowed.") from None
+    except BrokenProcessPool as error:
+        raise _PoolBroken from error
+    except (ProcessExpired, MemoryError):
+        raise BadAudio("the audio could not be decoded: its decoder crashed.") from None
+
+
+def _end(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
 
 
 def _abandon(decoding: asyncio.Future[int]) -> None:

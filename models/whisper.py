@@ -191,7 +191,7 @@ def _dtype(device: str, dtype: str) -> torch.dtype:
         return _DTYPES[dtype]
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float16 if device.startswith("mps") else torch.float32
+    return torch.float32
 
 
 def _check_hash(path: Path, expected: str | None) -> None:

@@ -18,6 +18,7 @@ from audio.decode import DecodeLimits, decode_file, read_waveform
 from audio.pool import DecodePool
 from errors import AudioTooLong, BadAudio
 from tests.support.speech import CLIPS, DATA
+from tests.support.waiting import until
 
 RATE = 16_000
 LIMITS = DecodeLimits(max_seconds=100, max_decoded_bytes=1 << 28, base_s=5, s_per_minute=1)
@@ -140,8 +141,19 @@ def test_junk_behind_an_mp3_is_no_damage(tail: bytes, tmp_path: Path) -> None:
     """Players write tags and padding there; a hole in the middle is damage."""
     mp3 = (DATA / "jfk.mp3").read_bytes()
     assert np.array_equal(decode(mp3 + tail, tmp_path), decode(mp3, tmp_path))
-    with pytest.raises(BadAudio, match="damaged"):
-        decode(mp3[:20_000] + b"\0" * 3000 + mp3[23_000:], tmp_path)
+    for broken in (mp3[:20_000] + b"\0" * 3000 + mp3[23_000:], mp3[: len(mp3) // 2] + b"\0" * (len(mp3) // 2)):
+        with pytest.raises(BadAudio, match="damaged"):
+            decode(broken, tmp_path)
+
+
+def test_a_webm_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    """It declares how long it is; one that was recorded into a stream does not, and is heard."""
+    webm = (DATA / "jfk.webm").read_bytes()
+    with pytest.raises(BadAudio, match=r"breaks off after 5\.. of 11\.0 seconds"):
+        decode(webm[: len(webm) // 2], tmp_path)
+    duration = webm.index(b"\x44\x89\x88")  # the element "Duration", 8 bytes; a void element in its place
+    streamed = webm[:duration] + b"\xec\x89" + b"\0" * 9 + webm[duration + 11 :]
+    assert len(decode(streamed, tmp_path)) / RATE == pytest.approx(11.0, abs=0.1)
 
 
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
@@ -212,6 +224,22 @@ async def test_a_decoder_that_dies_fails_its_audio_and_is_replaced(tmp_path: Pat
         with pytest.raises(BadAudio, match="crashed"):
             await waiting
         assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
+    finally:
+        pool.close()
+
+
+async def test_idle_decoders_that_die_are_replaced(tmp_path: Path) -> None:
+    """All of them, and the next audio is decoded as if nothing had been."""
+    pool = DecodePool(2, LIMITS)
+    try:
+        (tmp_path / "out").touch()
+        assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
+        decoders = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        for decoder in decoders:
+            decoder.kill()
+        await until(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in decoders))
+        for _ in range(3):
+            assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
     finally:
         pool.close()
 

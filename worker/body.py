@@ -30,7 +30,10 @@ T = TypeVar("T")
 log = logging.getLogger("eardrum.worker")
 
 
-MAX_FAILED_STEPS = 3  # then it is not the requests: a broken device answers every step with an error
+# So many failures one after another are not the requests' fault: a broken device answers everything with an error. A
+# step that fails counts for more than a prompt that does.
+MAX_FAILURES = 30
+MAX_FAILED_STEPS = 3
 
 
 class JobSource(Protocol):
@@ -63,7 +66,7 @@ class WorkerBody:
         self._live: dict[JobId, _LiveJob] = {}
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
-        self._failed_steps = 0  # one after another
+        self._failures = 0  # one after another
 
     def run(self) -> None:
         """The engine's thread: returns after `stop`."""
@@ -169,15 +172,20 @@ class WorkerBody:
             self._mark(arrivals)
             events += self._api.batch(arrivals)
             events += self._api.predict()
-            self._failed_steps = 0 if events else self._failed_steps
+            self._count_failures(events)
         except Exception:
             log.exception("a step failed")
-            self._failed_steps += 1
+            self._failures += MAX_FAILURES // MAX_FAILED_STEPS
             self._deliver(events)
             events = self._fail_engine()
         self._deliver(events)
-        if self._failed_steps >= MAX_FAILED_STEPS:
-            raise RuntimeError(f"{MAX_FAILED_STEPS} steps failed one after another")
+        if self._failures >= MAX_FAILURES:
+            raise RuntimeError("the model fails again and again")
+
+    def _count_failures(self, events: Iterable[JobEvent]) -> None:
+        """Any progress makes up for all failures before it."""
+        for event in events:
+            self._failures = self._failures + 1 if isinstance(event, Failed) else 0
 
     def _mark(self, arrivals: Iterable[Request]) -> None:
         for request in arrivals:
