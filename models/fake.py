@@ -148,6 +148,7 @@ def _byte_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.encode_special_tokens = True  # "<|end|>" in a user's text is text
     return tokenizer
 
 
