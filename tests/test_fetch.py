@@ -13,6 +13,7 @@ from audio.fetch import Fetcher, is_public
 from errors import AudioTooLong, BadAudioUrl
 from tests.support.origin import Origin
 from tests.support.speech import DATA
+from tests.support.waiting import until
 
 LIMIT = 1_000_000
 
@@ -129,10 +130,17 @@ async def test_cookies_are_not_kept(origin: Origin, tmp_path: Path) -> None:
 
 async def test_slow_name_servers_hold_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are resolved in threads of their own, not in those that the event loop lends to everybody."""
-    released = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(10) and [])
+    released, asked = threading.Event(), []
+
+    def stuck(host: str, *_: object, **__: object) -> list:
+        asked.append(host)
+        released.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
     waiting = [asyncio.ensure_future(fetch(f"http://host{i}.invalid/", tmp_path / "out")) for i in range(16)]
     try:
+        await until(lambda: len(asked) >= 4)
         async with asyncio.timeout(5):
             await asyncio.to_thread(lambda: None)
     finally:

@@ -91,6 +91,8 @@ async def test_the_queue_is_bounded_by_requests_and_by_bytes() -> None:
         refused = await http.post(CHAT, json=audio)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
+        text = await http.post(CHAT, json=request("x" * 100_000))
+        assert text.status_code == 429, "a body that is being read counts, too"
         second = asyncio.ensure_future(http.post(CHAT, json=request("hello")))
         await until(lambda: len(server.pending._entries) == 2)
         with pytest.raises(Overloaded):
@@ -140,6 +142,7 @@ async def test_a_job_that_died_with_its_worker_unseen_is_run_once() -> None:
         await until(lambda: server.jobs.qsize() == 1)
         server.start()
         assert (await answer).text == "o"
+        server.pending.deliver(Delta(lost.id, 0, "twice"))
         assert "".join([event.text async for event in events if isinstance(event, Delta)]) == "nce"
         server.pending.deliver(Started(lost.id, os.getpid()))
         assert server.cancelled[-1] == lost.id
