@@ -37,7 +37,14 @@ class InProcess:
         self.body = WorkerBody(self.api, self, self.put, settings.max_rows + settings.prepare_ahead)
         self.app = FastAPI(openapi_url=None)
         routes.mount(self.app, settings, self.pending, spool)
-        self.thread = threading.Thread(target=self.body.run, daemon=True)
+        self.failure: Exception | None = None  # what ended the worker, where it was not told to end
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.body.run()
+        except Exception as error:
+            self.failure = error
 
     def start(self) -> None:
         self.deliver([Ready(os.getpid(), "", self.api.capabilities), Heartbeat(os.getpid())])
