@@ -45,6 +45,10 @@ class EardrumError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def fields(self) -> tuple[str, str, str | None]:
+        """What `rebuild` makes this error of: its kind, message and param, as `wire.Failed` carries them."""
+        return type(self).__name__, self.message, self.param
+
     def body(self) -> dict[str, Any]:
         """OpenAI's error envelope."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}

@@ -63,7 +63,7 @@ class _Entry:
         self.arrived.set()
 
     def fail(self, error: EardrumError) -> None:
-        self.put(Failed(self.job.id, type(error).__name__, error.message, error.param))
+        self.put(Failed(self.job.id, *error.fields()))
 
     async def next(self, until: float) -> Delta | Finished | Failed:
         """The next event; waits for it until the loop's time `until`. Raises `TimeoutError`."""

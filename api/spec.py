@@ -79,7 +79,8 @@ class AudioSpec(ls.OpenAISpec):
         """The kernel tells of a worker's end at once, also when it is killed."""
         loop = asyncio.get_running_loop()
         try:
-            self._controls[ready.pid] = ControlLine(ready.control)
+            if ready.pid not in self._controls:  # it is, where only the next line failed the last time
+                self._controls[ready.pid] = ControlLine(ready.control)
             descriptor = os.pidfd_open(ready.pid)
         except (ProcessLookupError, ConnectionRefusedError, FileNotFoundError):  # it is gone already
             self._gone(ready.pid)

@@ -108,8 +108,7 @@ class Engine:
         except PrefillFailed:
             log.exception("prefill of %s failed", sequence.request.id)
             self.cancel(sequence.request.id)
-            error = InternalError("The model failed on this request.")
-            return [Failed(sequence.request.id, type(error).__name__, error.message)]
+            return [Failed(sequence.request.id, *InternalError("The model failed on this request.").fields())]
         self._scheduler.place(sequence)
         row = len(self._scheduler.running) - 1
         if self._model.hears_nothing(logits):

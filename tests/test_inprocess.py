@@ -149,6 +149,26 @@ async def test_a_job_that_died_with_its_worker_unseen_is_run_once() -> None:
         await settled(server)
 
 
+async def test_a_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its connection open and takes nothing: its request must not hold a row for ever."""
+    monkeypatch.setattr("api.sse.SEND_TIMEOUT_S", 0.1)
+    body = json.dumps(request("#tokens=100000 #delay=0.001", stream=True)).encode()
+    received = iter([{"type": "http.request", "body": body}])
+    scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": []}
+
+    async def receive() -> dict:
+        return next(received, None) or await asyncio.Event().wait()
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async with run_in_process() as server, asyncio.timeout(10):
+        await server.app(scope, receive, send)
+        assert len(server.cancelled) == 1
+        await settled(server)
+
+
 @pytest.mark.parametrize("fault", ["prepare", "prefill", "step"])
 async def test_a_model_that_fails_answers_500_and_goes_on(fault: str) -> None:
     """Wherever it fails; nothing of its own words reaches the client, and a stream ends with an error event."""

@@ -123,12 +123,14 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
                 {"type": "audio_url", "audio_url": {"url": "http://example.com/a.ogg"}},
             ],
         },
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant", "content": None},
     ]
     job = build_job(parse(body(messages=messages, stop="x", max_tokens=5, n=2)), JOB_ID, store, 100)
     assert stored == [b"abc", b"def"]
     assert job.spool_bytes == 6
-    assert [message.role for message in job.messages] == ["system", "user", "assistant"]
+    assert [message.role for message in job.messages] == ["system", "user", "assistant", "assistant"]
+    assert job.messages[2].parts == (TextPart("no"),)
     assert job.messages[1].parts == (
         AudioPart("messages[1].content[0].input_audio.data", path="path1"),
         TextPart("and"),
@@ -160,10 +162,14 @@ def test_bad_base64_names_its_part(block: dict, place: str) -> None:
         (content(*[{"type": "audio_url", "audio_url": "http://x/"}] * 17), "messages"),
         (body(n=9), "n"),
         (body(stop=["a"] * 5), "stop"),
+        (body(messages=[{"role": "user", "content": "x" * 600_000}] * 2), "messages"),
+        (content({"type": "audio_url", "audio_url": "http://x/" + "a" * 1_000_000}), "messages"),
+        (body(stream_options={"include_usage": True}), "stream_options"),
+        (body(modalities=["text", "audio"]), "modalities"),
     ],
 )
-def test_counts_over_their_limits_are_refused(raw: bytes, param: str) -> None:
-    """16 clips, 8 choices, 4 stop strings."""
+def test_what_is_over_a_limit_or_cannot_be_given_is_refused(raw: bytes, param: str) -> None:
+    """16 clips, 8 choices, 4 stop strings, a million characters; usage without a stream; speech for an answer."""
     with pytest.raises(BadRequest) as caught:
         check_limits(parse(raw), SETTINGS)
     assert caught.value.param == param

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from audio.spool import open_spool, sweep
+from errors import Overloaded
 
 
 def test_the_spool_and_its_files_are_gone_at_the_end(tmp_path: Path) -> None:
@@ -45,3 +49,16 @@ def test_a_start_sweeps_the_directories_of_dead_servers_only(tmp_path: Path) -> 
         assert not left.exists()
         sweep(tmp_path)
         assert alive.directory.exists()
+
+
+def test_a_full_disk_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client may come again; nothing half-written stays."""
+
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with open_spool(tmp_path, 0) as spool, pytest.raises(Overloaded):
+        spool.write(b"audio")
+    assert list(tmp_path.glob("*/*.audio")) == []

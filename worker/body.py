@@ -136,7 +136,7 @@ class WorkerBody:
     def _fail(self, job_id: JobId, error: EardrumError) -> None:
         if not isinstance(error, BadRequest):
             log.warning("%s failed: %s", job_id, error)
-        self._sink(job_id.api_server, [Failed(job_id, type(error).__name__, error.message, error.param)])
+        self._sink(job_id.api_server, [Failed(job_id, *error.fields())])
         self._forget(job_id)
 
     def _forget(self, job_id: JobId) -> None:
@@ -195,7 +195,7 @@ class WorkerBody:
         self._api.engine.reset()
         error = InternalError("The model failed while it answered.")
         lost = [live.job.id for live in list(self._live.values()) if live.in_engine]
-        return [Failed(job_id, type(error).__name__, error.message) for job_id in lost]
+        return [Failed(job_id, *error.fields()) for job_id in lost]
 
     def _deliver(self, events: Sequence[JobEvent]) -> None:
         """Tell the API processes, and let go of what has ended."""
