@@ -55,6 +55,13 @@ class Settings(BaseSettings):
 
     # The engine.
     max_rows: PositiveInt = Field(16, description="answers decoded side by side in one step")
+    prefill_tokens: PositiveInt = Field(512, description="tokens of a text prompt computed between two decode steps")
+    kv_tokens: PositiveInt | None = Field(
+        None, description="tokens whose keys and values fit into memory, rows times the widest; measured where not set"
+    )
+    encoder_cache_mb: int = Field(256, ge=0, description="MB of encoded audio kept, for more about it; 0: none")
+    prefix_cache_mb: int = Field(256, ge=0, description="MB of prompts kept, for prompts that begin alike; 0: none")
+    compile: bool = Field(False, description="compile decode steps, with CUDA graphs where there is CUDA")
     prepare_ahead: PositiveInt = Field(64, description="jobs a worker fetches and decodes ahead of free rows")
     request_timeout_s: PositiveFloat = Field(600.0, description="seconds from acceptance to the last token")
     drain_timeout_s: PositiveInt = Field(30, description="seconds that answers may still take when the server ends")
@@ -68,6 +75,10 @@ class Settings(BaseSettings):
     max_clips: PositiveInt = Field(16, description="audio parts in one request")
     max_n: PositiveInt = Field(8, description="choices of one request")
     max_stop: PositiveInt = Field(4, description="stop strings of one request")
+    max_logit_bias: PositiveInt = Field(300, description="tokens that one request may bias")
+    max_top_logprobs: PositiveInt = Field(20, description="alternatives told beside each token's log-probability")
+    max_labels: PositiveInt = Field(64, description="answers that a choice may allow")
+    max_structure_chars: PositiveInt = Field(100_000, description="a schema, regular expression, grammar or choice")
 
     # Audio in.
     max_audio_bytes: PositiveInt = Field(25 * MB, description="one audio, encoded")

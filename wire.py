@@ -60,24 +60,51 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. `None` leaves the choice to the model's own default."""
+    """How to choose tokens, in the words of OpenAI and vLLM. `None` leaves the choice to the model's own default."""
 
     max_tokens: int | None = None
+    min_tokens: int = 0  # no end of the answer before
+    ignore_eos: bool = False
     temperature: float | None = None
     top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token id, what is added to its logit
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    top_logprobs: int | None = None  # how many alternatives beside each token's log-probability; `None`: not even that
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the answer must look like. `place` says where the client wrote it.
+
+    `text` is a JSON schema (json), a regular expression (regex) or a grammar in Lark or GBNF (grammar); `choices` are
+    the answers that a choice allows.
+    """
+
+    kind: Literal["json_object", "json", "regex", "choice", "grammar"]
+    place: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request."""
+    """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
+    `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock."""
 
     id: JobId
     messages: tuple[Message, ...]
     sampling: Sampling
     spool_bytes: int = 0
+    structure: Structure | None = None
+    priority: int = 0
+    deadline: float | None = None
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -144,18 +171,33 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of an answer, as bytes (it may be a part of a character), with its natural log-probability, and the
+    likeliest tokens of its place, likeliest first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
+    """More of one choice's text. `logprobs`, where asked for: the tokens whose text is complete with it."""
+
     job_id: JobId
     choice: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one choice cost, in the model's own tokens; prompt and audio are the same for each choice of a job."""
+    """What one choice cost, in the model's own tokens; prompt and audio are the same for each choice of a job.
+    `cached_tokens` of the prompt were not computed for this job, as an earlier one had the same beginning."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
     audio_tokens: int = 0
     audio_parts: int = 0
     audio_seconds: float = 0.0
@@ -167,6 +209,7 @@ class Finished:
     choice: int
     reason: FinishReason
     usage: Usage
+    labels: tuple[tuple[str, float], ...] = ()  # for a `choice` with logprobs: each label and its probability
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class PendingTable:
         """
         self.check_room()
         until = asyncio.get_running_loop().time() + self._request_timeout_s
+        job = replace(job, deadline=time.monotonic() + self._request_timeout_s)
         entry = self._entries[job.id] = _Entry(job, job.sampling.n, [job.id])
         try:
             await self._link.send(job)

@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api import sse
+from api.answers import Chunks, Completion, Json, Reply
 from api.auth import KeyCheck
 from api.boundary import ClientGone, RequestBoundary, while_connected
-from api.chat import Chunks, Completion, Json, Reply, build_job, check_limits
+from api.chat import build_job, check_limits
 from api.pending import PendingTable
 from api.room import Reservation, Room
 from api.schema import parse
@@ -60,6 +61,7 @@ class Form:
 
     stream: bool
     include_usage: bool
+    logprobs: bool
 
 
 class Api:
@@ -146,7 +148,7 @@ class Api:
         job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
         reservation.hold(job.spool_bytes)
         include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-        return job, Form(stream=bool(chat.stream), include_usage=include_usage)
+        return job, Form(bool(chat.stream), include_usage, logprobs=bool(chat.logprobs))
 
     async def _read(self, request: Request, reservation: Reservation) -> bytes:
         """The body, within its limit."""
@@ -184,8 +186,9 @@ class Api:
             first = await anext(events)
             reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
             if form.stream:
-                return sse.EventStream(_stream(first, events, Chunks(reply, form.include_usage)), events)
-            completion = Completion(reply, n)
+                chunks = Chunks(reply, form.include_usage, form.logprobs)
+                return sse.EventStream(_stream(first, events, chunks), events)
+            completion = Completion(reply, n, form.logprobs)
             completion.add(first)
             async for event in events:
                 completion.add(event)

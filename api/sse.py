@@ -10,8 +10,8 @@ from contextlib import aclosing
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from api.answers import Json
 from api.boundary import ClientGone, while_connected
-from api.chat import Json
 from errors import EardrumError
 
 SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long has stopped reading

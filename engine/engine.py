@@ -1,4 +1,4 @@
-"""The engine: requests in, events out, one step at a time. A step reads: admit, decode, record.
+"""The engine: requests in, events out, one step at a time. A step reads: expire, admit, decode, record.
 
 Called from one thread. Knows tokens and rows; not HTTP, not queues, not audio files. A request is several sequences
 (one for each of its `n` choices), a sequence takes the request's prompts one after another, each in a row.
@@ -8,210 +8,226 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 
 import torch
 
-from engine.sampling import RowSampling, sample
+from engine.choose import Chooser, Chosen
+from engine.labels import label_probabilities
+from engine.request import Request, RequestBuilder
+from engine.rows import EngineOptions, RowsFactory
+from engine.sampling import RowSampler
 from engine.scheduler import Scheduler
-from engine.slots import EncoderDecoderRows
+from engine.sequence import Run, Sequence, SharedPrefill
 from engine.text import AnswerText
-from errors import InternalError
-from models.base import CausalModel, PrefillFailed, Prompt
-from wire import Delta, Failed, Finished, FinishReason, JobId, Sampling, Usage
+from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
+from models.base import CausalModel, Prefill, PrefillFailed
+from wire import Delta, Failed, Finished, FinishReason, JobId
 
 log = logging.getLogger("eardrum.engine")
 
 EngineEvent = Delta | Finished | Failed
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A prepared job. `audio_seconds` and `audio_parts` were heard while it was prepared."""
-
-    id: JobId
-    prompts: Seq[Prompt]
-    sampling: Sampling
-    audio_parts: int = 0
-    audio_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise ValueError("a model's `prepare` gave no prompt")
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One choice of a request on its way through the rows: all of its state."""
-
-    request: Request
-    choice: int
-    text: AnswerText
-    sampling: RowSampling
-    prompt_index: int = 0
-    prompt_tokens: int = 0  # sampled for the current prompt
-    completion_tokens: int = 0
-    last_token: int = -1
-    cut: bool = False  # a prompt's answer filled the model's window
-    events: list[EngineEvent] = field(default_factory=list)
-
-    @property
-    def prompt(self) -> Prompt:
-        return self.request.prompts[self.prompt_index]
-
-    @property
-    def is_last_prompt(self) -> bool:
-        return self.prompt_index == len(self.request.prompts) - 1
-
-    def write(self, text: str) -> None:
-        if text:
-            self.events.append(Delta(self.request.id, self.choice, text))
-
-
 class Engine:
-    """Decodes the rows of all requests together. `max_rows` bounds how many."""
+    """Decodes the rows of all requests together."""
 
-    def __init__(self, model: CausalModel, max_rows: int) -> None:
+    def __init__(self, model: CausalModel, options: EngineOptions) -> None:
         self._model = model
-        self._max_rows = max_rows
-        self._bans: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._options = options
+        self._factory = RowsFactory(model, options)
+        self.requests = RequestBuilder(model)
+        self._chooser = Chooser(model, self.requests.vocabulary)
         self.reset()
 
     def reset(self) -> None:
         """Forget all requests, and begin with fresh slots."""
-        self._scheduler: Scheduler[Sequence] = Scheduler(self._max_rows)
-        self._rows = self._model.make_rows() or EncoderDecoderRows(self._model.module)
+        self._rows = self._factory.make()
+        self._scheduler: Scheduler[Sequence] = Scheduler(self._factory.max_rows, self._rows.max_tokens)
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether the model answers one request at a time, whatever `max_rows` says."""
+        return self._factory.is_serial
 
     @property
     def idle(self) -> bool:
         return self._scheduler.idle
 
     def submit(self, request: Request) -> None:
+        run = Run(request)
         for choice in range(request.sampling.n):
-            text = AnswerText(self._model.tokenizer, request.sampling.stop)
-            text.begin(request.prompts[0].lead)
-            self._scheduler.submit(Sequence(request, choice, text, self._row_sampling(request.sampling, choice)))
+            self._scheduler.submit(self._sequence(run, choice))
+
+    def _sequence(self, run: Run, choice: int) -> Sequence:
+        request, sampling = run.request, run.request.sampling
+        default = self._model.capabilities.default_temperature
+        temperature = default if sampling.temperature is None else sampling.temperature
+        text = AnswerText(self._model.tokenizer, sampling.stop)
+        text.begin(request.prompts[0].lead)
+        said_before = request.prompts[0].token_ids if sampling.repetition_penalty != 1 else ()
+        sampler = RowSampler(sampling, temperature, choice, said_before)
+        return Sequence(run, choice, text, sampler, request.grammar.start() if request.grammar else None)
 
     def cancel(self, job_id: JobId) -> None:
         """Drop a request, wherever it is; its rows are free at once. An unknown one is no error."""
         for row in self._scheduler.withdraw(lambda sequence: sequence.request.id == job_id):
             self._leave(row)
 
+    def expire(self, now: float) -> list[EngineEvent]:
+        """Drop the requests whose deadline is before `now`, in seconds of the machine's monotonic clock."""
+        overdue = {sequence.request.id for sequence in self._scheduler.overdue(now)}
+        return [self._fail(job_id, DeadlineExceeded("The request's time is over.")) for job_id in overdue]
+
+    # ------------------------------------------------------------------------------------------------------- admission
+
     @torch.inference_mode()
     def admit(self) -> list[EngineEvent]:
-        """Prefill at most one waiting sequence. One that fails takes only its own request with it."""
-        sequence = self._scheduler.admit()
-        if sequence is None:
-            return []
-        try:
-            logits = self._rows.insert(sequence.prompt)
-        except PrefillFailed:
-            log.exception("prefill of %s failed", sequence.request.id)
-            self.cancel(sequence.request.id)
-            return [Failed(sequence.request.id, *InternalError("The model failed on this request.").fields())]
+        """Give rows to those who are next. Computes one prompt at most, or a piece of one, so that running answers wait
+        for no more than that; what is computed already is only placed. A request that fails here fails alone."""
+        events: list[EngineEvent] = []
+        computed = False
+        while (sequence := self._scheduler.next()) is not None:
+            try:
+                prefill = self._prefill_of(sequence)
+                if prefill is not None and prefill.logits is None:
+                    if computed:
+                        break
+                    computed = True
+                    if not self._advance(sequence.run, prefill):
+                        break
+                events += self._place(sequence, prefill)
+            except PrefillFailed:
+                log.exception("prefill of %s failed", sequence.request.id)
+                events.append(self._fail(sequence.request.id, InternalError("The model failed on this request.")))
+            except EardrumError as error:
+                events.append(self._fail(sequence.request.id, error))
+        return events
+
+    def _prefill_of(self, sequence: Sequence) -> Prefill | None:
+        """What a sequence needs, begun by the choice that comes first; `None` for a sequence that was set aside."""
+        if sequence.aside is not None:
+            return None
+        prefills, index = sequence.run.prefills, sequence.prompt_index
+        if index not in prefills:
+            self._check_size(sequence)
+            prefill = self._rows.begin(sequence.prompt, sequence.request.audio_keys[index])
+            prefills[index] = SharedPrefill(prefill, sequence.request.sampling.n)
+        return prefills[index].prefill
+
+    def _check_size(self, sequence: Sequence) -> None:
+        if self._scheduler.is_oversized(sequence):
+            raise BadRequest(
+                f"The prompt takes {sequence.num_columns} tokens; the server has memory for "
+                f"{self._scheduler.max_tokens} tokens in all. Send less text or audio.",
+                "messages",
+            )
+
+    def _advance(self, run: Run, prefill: Prefill) -> bool:
+        """Compute a prompt, or a piece of it; whether it is complete. Then, what is told once for all choices."""
+        prefill.advance(self._options.prefill_tokens)
+        if prefill.logits is None:
+            return False
+        run.num_cached_tokens += prefill.num_cached_tokens
+        if run.request.labels:
+            run.labels = label_probabilities(self._rows, prefill, run.request.labels)
+        return True
+
+    def _place(self, sequence: Sequence, prefill: Prefill | None) -> list[EngineEvent]:
+        """Into the row behind the last; a fresh prompt has its first token from the prefill."""
+        self._rows.insert(sequence.aside if prefill is None else prefill.state)
+        self._scheduler.max_tokens = self._rows.max_tokens
         self._scheduler.place(sequence)
-        row = len(self._scheduler.running) - 1
-        if self._model.hears_nothing(logits):
-            return self._end_prompt(row)
-        return self._record([sequence], self._sample(logits[-1:], [sequence]))
+        if prefill is None or prefill.logits is None:
+            sequence.aside = None
+            return []
+        self._share(sequence)
+        if self._model.hears_nothing(prefill.logits):
+            return self._end_prompt(len(self._scheduler.running) - 1)
+        return self._record([sequence], self._chooser.choose(prefill.logits[-1:].clone(), [sequence]))
+
+    def _share(self, sequence: Sequence) -> None:
+        """One choice less needs the prefill."""
+        prefills, index = sequence.run.prefills, sequence.prompt_index
+        prefills[index].choices_to_come -= 1
+        if not prefills[index].choices_to_come:
+            del prefills[index]
+
+    # ---------------------------------------------------------------------------------------------------------- decode
 
     @torch.inference_mode()
     def decode(self) -> list[EngineEvent]:
         """One decode step of all rows."""
+        self._make_memory()
         running = list(self._scheduler.running)
         if not running:
             return []
         logits = self._rows.step([sequence.last_token for sequence in running])
-        return self._record(running, self._sample(logits, running))
+        return self._record(running, self._chooser.choose(logits, running))
 
-    def _sample(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int]:
-        """A token for each sequence, never one that the model bans."""
-        always, first = self._bans = self._bans or (
-            _ban(logits, self._model.banned_ids),
-            _ban(logits, self._model.banned_first_ids),
-        )
-        logits = logits.float() + always
-        for row, sequence in enumerate(sequences):
-            if not sequence.prompt_tokens:
-                logits[row] += first
-        return sample(logits, [sequence.sampling for sequence in sequences])
+    def _make_memory(self) -> None:
+        """Set rows aside until the others' next column fits. They go on later, where they stopped."""
+        while (row := self._scheduler.overflowing()) is not None:
+            state = self._rows.set_aside(row)
+            self._rows.remove(row)
+            self._scheduler.set_aside(row).aside = state
 
-    def _record(self, sequences: Seq[Sequence], tokens: Seq[int]) -> list[EngineEvent]:
+    # ---------------------------------------------------------------------------------------------------------- record
+
+    def _record(self, sequences: Seq[Sequence], chosen: Seq[Chosen]) -> list[EngineEvent]:
         """Give each sequence its token; what there is to tell now. From the last row down, as leaving moves rows."""
         first_row = len(self._scheduler.running) - len(sequences)
         events: list[EngineEvent] = []
+        failed: dict[JobId, EardrumError] = {}
         for offset in reversed(range(len(sequences))):
-            events += self._record_one(first_row + offset, sequences[offset], tokens[offset])
-        return events
+            sequence, choice = sequences[offset], chosen[offset]
+            if choice.error is None:
+                events += self._record_one(first_row + offset, sequence, choice)
+            else:
+                failed[sequence.request.id] = choice.error
+        return events + [self._fail(job_id, error) for job_id, error in failed.items()]
 
-    def _record_one(self, row: int, sequence: Sequence, token: int) -> list[EngineEvent]:
-        if token in self._model.end_ids:
+    def _record_one(self, row: int, sequence: Sequence, chosen: Chosen) -> list[EngineEvent]:
+        if chosen.token in self._model.end_ids:
             return self._end_prompt(row)
-        sequence.last_token = token
-        sequence.prompt_tokens += 1
-        sequence.completion_tokens += 1
-        sequence.write(sequence.text.push(token))
+        sequence.push(chosen.token, chosen.logprob)
         if sequence.text.stopped:
             return self._finish(row, "stop")
         if sequence.completion_tokens == sequence.request.sampling.max_tokens:
-            sequence.write(sequence.text.end_prompt())
+            sequence.text.end_prompt()
             return self._finish(row, "length")
-        if sequence.prompt_tokens >= sequence.prompt.max_new_tokens:
+        if sequence.matcher is not None and sequence.matcher.finished:
+            return self._end_prompt(row)
+        if sequence.prompt_tokens >= self._max_new_tokens(sequence):
             sequence.cut = True
             return self._end_prompt(row)
-        return _taken(sequence)
+        return [*sequence.deltas()]
+
+    def _max_new_tokens(self, sequence: Sequence) -> int:
+        """The room for a prompt's answer, in the model's window and in the memory of one row."""
+        prompt, limit = sequence.prompt, self._scheduler.max_tokens
+        return prompt.max_new_tokens if limit is None else min(prompt.max_new_tokens, limit - prompt.num_columns)
 
     def _end_prompt(self, row: int) -> list[EngineEvent]:
         """The answer to a prompt is complete: go on with the next prompt, or finish."""
         sequence = self._scheduler.running[row]
-        sequence.write(sequence.text.end_prompt())
+        sequence.text.end_prompt()
         if sequence.is_last_prompt or sequence.text.stopped:
             return self._finish(row, "length" if sequence.cut and not sequence.text.stopped else "stop")
         self._leave(row)
-        sequence.prompt_index += 1
-        sequence.prompt_tokens = 0
-        sequence.text.begin(sequence.prompt.lead)
+        sequence.next_prompt()
         self._scheduler.resume(sequence)
-        return _taken(sequence)
+        return [*sequence.deltas()]
 
     def _finish(self, row: int, reason: FinishReason) -> list[EngineEvent]:
         sequence = self._scheduler.running[row]
-        if not sequence.text.stopped:
-            sequence.write(sequence.text.end())
+        sequence.text.end()
         self._leave(row)
-        request = sequence.request
-        usage = Usage(
-            prompt_tokens=sum(prompt.num_tokens for prompt in request.prompts),
-            completion_tokens=sequence.completion_tokens,
-            audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
-            audio_parts=request.audio_parts,
-            audio_seconds=request.audio_seconds,
-        )
-        return [*_taken(sequence), Finished(request.id, sequence.choice, reason, usage)]
+        return [*sequence.deltas(), sequence.finished(reason)]
+
+    def _fail(self, job_id: JobId, error: EardrumError) -> Failed:
+        self.cancel(job_id)
+        return Failed(job_id, *error.fields())
 
     def _leave(self, row: int) -> None:
         self._scheduler.leave(row)
         self._rows.remove(row)
-
-    def _row_sampling(self, sampling: Sampling, choice: int) -> RowSampling:
-        default = self._model.capabilities.default_temperature
-        temperature = default if sampling.temperature is None else sampling.temperature
-        generator = torch.Generator()
-        if sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(sampling.seed + choice)
-        return RowSampling(temperature, sampling.top_p, generator)
-
-
-def _ban(logits: torch.Tensor, ids: Seq[int]) -> torch.Tensor:
-    """What to add to logits so that `ids` are never chosen, shape (vocabulary,)."""
-    ban = torch.zeros(logits.shape[-1], device=logits.device)
-    ban[list(ids)] = -torch.inf
-    return ban
-
-
-def _taken(sequence: Sequence) -> list[EngineEvent]:
-    """The events of a sequence that nobody has been told of yet."""
-    events, sequence.events = sequence.events, []
-    return events

@@ -1,53 +1,159 @@
 """Logits to token ids, all rows at once, each row by its own request's settings.
 
+    logits ─ bias, penalties ─▶ softmax at the temperature ─ min_p, top_k, top_p ─▶ one draw by the row's own generator
+
 A row's choice depends on nothing but its own logits and its own generator, so an answer is the same alone and in
-company.
+company. A draw takes one random number a token, whatever the vocabulary, and ties are kept or dropped together.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from wire import Sampling
+
 MIN_TEMPERATURE = 1e-4  # below it logits overflow float32, and the likeliest token is certain anyway
+BELOW_ONE = 1 - 2**-52  # a draw below it, times any total, stays below the total
+
+# Most nuclei are small: so many of the likeliest tokens are looked at first, and so many times as many for rows where
+# these do not reach top_p.
+NUCLEUS_TOKENS = 256
+WIDER = 16
 
 
-@dataclass(frozen=True)
-class RowSampling:
-    """One row's settings. `temperature` 0 takes the likeliest token; `generator` is the row's own."""
+class RowSampler:
+    """One sequence's settings, and what it has said so far where that matters. `prompt_ids`: what a repetition penalty
+    counts as said before."""
 
-    temperature: float
-    top_p: float
-    generator: torch.Generator | None
+    def __init__(self, sampling: Sampling, temperature: float, choice: int, prompt_ids: Sequence[int] = ()) -> None:
+        self.settings = sampling
+        self.temperature = temperature
+        self.seed(choice)
+        self._prompt_ids = prompt_ids
+        self.counts: torch.Tensor | None = None  # of each token in the answer, shape (vocabulary,)
+        self.seen: torch.Tensor | None = None  # whether a token is in the prompt or the answer
+
+    def seed(self, choice: int) -> None:
+        """Each choice of a request draws apart. The same seed means the same on every machine and device."""
+        seed = self.settings.seed
+        self.random = random.Random(None if seed is None else f"{seed}/{choice}")  # noqa: S311 -- no secret
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < MIN_TEMPERATURE
+
+    @property
+    def has_penalties(self) -> bool:
+        s = self.settings
+        return bool(s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether fewer than all tokens may be drawn."""
+        return self.settings.top_p < 1 or self.settings.top_k > 0
+
+    def draw(self) -> float:
+        return min(self.random.random(), BELOW_ONE)
+
+    def record(self, token: int) -> None:
+        """The token has been chosen."""
+        if self.counts is not None and self.seen is not None:
+            self.counts[token] += 1
+            self.seen[token] = True
+
+    def tally(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`counts` and `seen`, kept from the first time on; `like` has the vocabulary's shape."""
+        if self.counts is None or self.seen is None:
+            self.counts = torch.zeros_like(like)
+            self.seen = torch.zeros_like(like, dtype=torch.bool)
+            self.seen[list(self._prompt_ids)] = True
+        return self.counts, self.seen
 
 
-def sample(logits: torch.Tensor, rows: Sequence[RowSampling]) -> list[int]:
-    """One token id for each row of `logits`, shape (rows, vocabulary)."""
+def sample(logits: torch.Tensor, rows: Sequence[RowSampler]) -> list[int]:
+    """One token id for each row of `logits`, shape (rows, vocabulary), float32; they may be changed."""
+    _bias(logits, rows)
+    _penalise(logits, rows)
     tokens = logits.argmax(-1)
-    drawn = [i for i, row in enumerate(rows) if row.temperature >= MIN_TEMPERATURE]
+    drawn = [i for i, row in enumerate(rows) if not row.is_greedy]
     if drawn:
-        tokens[drawn] = _draw(logits[drawn].float(), [rows[i] for i in drawn])
-    return [int(token) for token in tokens.tolist()]
+        tokens[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
+    chosen: list[int] = tokens.tolist()
+    for row, token in zip(rows, chosen, strict=True):
+        row.record(token)
+    return chosen
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[RowSampling]) -> torch.Tensor:
-    """Draw from each row's nucleus. argmax(p / e) with e ~ Exp(1) is a draw from p (the exponential race), and lets
-    every row use its own generator."""
-    temperatures = torch.tensor([row.temperature for row in rows], device=logits.device)
-    probabilities = (logits / temperatures[:, None]).softmax(-1)
-    if any(row.top_p < 1 for row in rows):
-        probabilities = _nucleus(probabilities, torch.tensor([row.top_p for row in rows], device=logits.device))
-    noise = torch.empty(probabilities.shape)  # drawn on the CPU: a seed means the same on every device
-    for values, row in zip(noise, rows, strict=True):
-        values.exponential_(generator=row.generator)
-    return (probabilities / noise.to(probabilities.device)).argmax(-1)
+def _bias(logits: torch.Tensor, rows: Sequence[RowSampler]) -> None:
+    biased = [(i, *pair) for i, row in enumerate(rows) for pair in row.settings.logit_bias]
+    if biased:
+        at, ids, values = zip(*biased, strict=True)
+        places = torch.tensor(at, device=logits.device), torch.tensor(ids, device=logits.device)
+        logits.index_put_(places, torch.tensor(values, device=logits.device, dtype=logits.dtype), accumulate=True)
 
 
-def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero all but the likeliest tokens that together reach `top_p` (Holtzman et al. 2019); at least one stays."""
-    ordered, order = probabilities.sort(descending=True)
-    before = ordered.cumsum(-1) - ordered
-    ordered = ordered.masked_fill(before >= top_p.clamp(min=torch.finfo(before.dtype).tiny)[:, None], 0)
-    return torch.zeros_like(probabilities).scatter(-1, order, ordered)
+def _penalise(logits: torch.Tensor, rows: Sequence[RowSampler]) -> None:
+    """Presence and frequency as OpenAI defines them, over the answer; repetition as Keskar et al. 2019 (CTRL) do, over
+    prompt and answer: what was said before is divided by the penalty where it is likely, multiplied where it is not."""
+    penalised = [i for i, row in enumerate(rows) if row.has_penalties]
+    if not penalised:
+        return
+    chosen = [rows[i] for i in penalised]
+    tallies = [row.tally(logits[0]) for row in chosen]
+    counts, seen = torch.stack([counts for counts, _ in tallies]), torch.stack([seen for _, seen in tallies])
+    part = logits[penalised]
+    repetition = _column([row.settings.repetition_penalty for row in chosen], part)
+    part = torch.where(seen, torch.where(part > 0, part / repetition, part * repetition), part)
+    part -= _column([row.settings.frequency_penalty for row in chosen], part) * counts
+    part -= _column([row.settings.presence_penalty for row in chosen], part) * (counts > 0)
+    logits[penalised] = part
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[RowSampler]) -> torch.Tensor:
+    """Draw from each row's distribution, by inverting its cumulative sum. Summed in float64: of a large vocabulary
+    float32 would lose the unlikely half."""
+    probabilities = (logits / _column([row.temperature for row in rows], logits)).softmax(-1)
+    _drop_unlikely(probabilities, rows)
+    narrowed = [i for i, row in enumerate(rows) if row.narrows]
+    if narrowed:
+        part = probabilities[narrowed]
+        probabilities[narrowed] = part.masked_fill(part < _smallest([rows[i] for i in narrowed], part), 0)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    draws = torch.tensor([[row.draw()] for row in rows], dtype=torch.float64, device=logits.device)
+    return torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
+
+
+def _drop_unlikely(probabilities: torch.Tensor, rows: Sequence[RowSampler]) -> None:
+    """min_p: only what is at least that share as likely as the likeliest (Nguyen et al. 2024)."""
+    if any(row.settings.min_p for row in rows):
+        least = _column([row.settings.min_p for row in rows], probabilities) * probabilities.amax(-1, keepdim=True)
+        probabilities.masked_fill_(probabilities < least, 0)
+
+
+def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: int = NUCLEUS_TOKENS) -> torch.Tensor:
+    """The smallest probability that each row's top_k and top_p keep, shape (rows, 1), among the `width` likeliest.
+
+    The nucleus is the shortest beginning of the ordered tokens that reaches top_p of what top_k leaves (Holtzman et al.
+    2019); at least one token stays.
+    """
+    vocabulary = probabilities.shape[-1]
+    width = min(max(width, *(row.settings.top_k for row in rows)), vocabulary)
+    top_k = torch.tensor([[row.settings.top_k or vocabulary] for row in rows], device=probabilities.device)
+    ordered = probabilities.topk(width).values if width < vocabulary else probabilities.sort(descending=True).values
+    cumulative = ordered.cumsum(-1, dtype=torch.float64)
+    of_top_k = cumulative.gather(-1, top_k.clamp(max=width) - 1)
+    total = torch.where(top_k <= width, of_top_k, probabilities.sum(-1, keepdim=True, dtype=torch.float64))
+    places = torch.arange(width, device=probabilities.device)
+    reached = cumulative - ordered >= _column([row.settings.top_p for row in rows], cumulative) * total
+    last = ((places < top_k) & (~reached | (places == 0))).sum(-1, keepdim=True) - 1
+    smallest = ordered.gather(-1, last)
+    if width < vocabulary and (wide := ((last == width - 1) & (top_k > width))[:, 0].nonzero()[:, 0].tolist()):
+        smallest[wide] = _smallest([rows[i] for i in wide], probabilities[wide], WIDER * width)
+    return smallest
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

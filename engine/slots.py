@@ -1,16 +1,15 @@
-"""Key/value slots: the live rows of an unmodified transformers encoder-decoder module, batched for decoding.
+"""Key/value slots: the live rows of an unmodified transformers decoder, batched for decoding.
 
 All rows end at one shared write column, so a step writes one slice and no scatter, and the attention mask is the
-ordinary one of a left-padded batch:
+ordinary one of a left-padded batch. Distances between a row's own columns are kept, so sliding windows are right, too:
 
                  lo                    hi
     row 0   . . .|k k k k k k k k k k k|<- next column, written by every row
     row 1   . . . . . . . .|k k k k k k|
     row 2   . . . . .|k k k k k k k k k|
 
-A new prompt is copied to the columns just left of `hi` in a new last row; a row that leaves is overwritten by the last
-one. Where `hi` reaches the capacity, the window moves to the left, or the buffers double. Cross-attention keys and
-values are computed once, at prefill, and kept for each row. Nothing here knows requests, sampling or text.
+A new row is copied to the columns just left of `hi`; a row that leaves is overwritten by the last one. Where `hi`
+reaches the capacity, the window moves to the left, or the buffers grow. Nothing here knows modules, requests or text.
 """
 
 from __future__ import annotations
@@ -20,36 +19,83 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
-
-from models.base import PrefillFailed, Prompt
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 FIRST_CAPACITY = 256  # columns; the buffers double from here
 
+LayerState = tuple[torch.Tensor, torch.Tensor] | None  # keys and values, (1, heads, tokens, width); `None`: keeps none
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """One row's keys and values off the slots, layer by layer. Layers that share another's keep none."""
+
+    layers: tuple[LayerState, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return next(layer[0].shape[2] for layer in self.layers if layer is not None)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.layers if layer for tensor in layer)
+
+    def first(self, num_tokens: int) -> KeyValues:
+        """Those of the first tokens only; a view."""
+        return KeyValues(
+            tuple(layer and (layer[0][:, :, :num_tokens], layer[1][:, :, :num_tokens]) for layer in self.layers)
+        )
+
+    def to(self, device: torch.device) -> KeyValues:
+        return KeyValues(tuple(layer and (layer[0].to(device), layer[1].to(device)) for layer in self.layers))
+
+    def copied_to_host(self) -> KeyValues:
+        return KeyValues(tuple(layer and (_host_copy(layer[0]), _host_copy(layer[1])) for layer in self.layers))
+
+    def expanded(self, rows: int) -> DynamicCache:
+        """A transformers cache that begins with them in each of `rows` rows. What is appended does not touch them."""
+        return KeyValues(
+            tuple(layer and _pair([t.expand(rows, -1, -1, -1) for t in layer]) for layer in self.layers)
+        ).as_cache()
+
+    def as_cache(self) -> DynamicCache:
+        """A transformers cache that begins with them."""
+        cache = DynamicCache()
+        for state in self.layers:
+            layer = DynamicLayer()
+            if state is not None:
+                layer.lazy_initialization(*state)
+                layer.keys, layer.values = state
+            cache.layers.append(layer)
+        return cache
+
+
+def taken_from(cache: DynamicCache) -> KeyValues:
+    """What a module has written into a cache of one row."""
+    return KeyValues(tuple((layer.keys, layer.values) if layer.is_initialized else None for layer in cache.layers))
+
 
 @dataclass
-class _Window:
+class Window:
     """The columns in use, `lo` to `hi`, of the first `rows` rows. Shared by all layers."""
 
     rows: int = 0
     lo: int = 0
     hi: int = 0
 
+    @property
+    def span(self) -> int:
+        return self.hi - self.lo
 
-class _SlotLayer(DynamicLayer):
-    """Self-attention keys and values of one layer: two buffers of shape (rows, heads, capacity, head width)."""
 
-    def __init__(self, window: _Window, like: torch.Tensor) -> None:
+class SlotLayer(DynamicLayer):
+    """Keys and values of one layer: two buffers of shape (rows, heads, capacity, head width)."""
+
+    def __init__(self, window: Window, state: LayerState) -> None:
         super().__init__()
         self._window = window
-        heads, width = like.shape[1], like.shape[3]
-        self.buffers = [like.new_zeros((1, heads, FIRST_CAPACITY, width)) for _ in range(2)]
+        self.buffers = [tensor.new_empty((0, tensor.shape[1], 0, tensor.shape[3])) for tensor in state or ()]
         self.is_initialized = True
-
-    @property
-    def capacity(self) -> int:
-        return self.buffers[0].shape[2]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Called by the module's attention in a decode step: append a column, give back the window."""
@@ -60,170 +106,148 @@ class _SlotLayer(DynamicLayer):
         return used_keys, used_values
 
     def get_seq_length(self) -> int:
-        return self._window.hi - self._window.lo
+        return self._window.span
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
+        return self._window.span + query_length, 0
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Grow the buffers to at least so many rows and columns."""
-        old_rows, _, old_capacity, _ = self.buffers[0].shape
-        if rows > old_rows or capacity > old_capacity:
-            rows = 2 * old_rows if rows > old_rows else old_rows
-            capacity = max(2 * old_capacity, capacity) if capacity > old_capacity else old_capacity
-            self.buffers = [_grown(buffer, rows, capacity) for buffer in self.buffers]
-
-    def shift(self, columns: int) -> None:
-        """Move the window's contents by so many columns, to the right where positive."""
+    def resized(self, rows: int, capacity: int, hi: int) -> list[torch.Tensor]:
+        """New buffers with the window's contents ending at column `hi`."""
         w = self._window
-        for buffer in self.buffers:
-            moved = buffer[: w.rows, :, w.lo : w.hi].clone()
-            buffer[: w.rows, :, w.lo + columns : w.hi + columns] = moved
-
-    def put(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Right-align a prompt's keys and values, each (1, heads, length, width), at the write column."""
-        hi = self._window.hi
-        for buffer, new in zip(self.buffers, (keys, values), strict=True):
-            buffer[row, :, hi - new.shape[2] : hi] = new[0]
-
-    def copy_row(self, source: int, target: int) -> None:
-        w = self._window
-        for buffer in self.buffers:
-            buffer[target, :, w.lo : w.hi] = buffer[source, :, w.lo : w.hi]
+        resized = [buffer.new_zeros((rows, buffer.shape[1], capacity, buffer.shape[3])) for buffer in self.buffers]
+        for new, old in zip(resized, self.buffers, strict=True):
+            new[: w.rows, :, hi - w.span : hi] = old[: w.rows, :, w.lo : w.hi]
+        return resized
 
 
-def _grown(buffer: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
-    grown = buffer.new_zeros((rows, buffer.shape[1], capacity, buffer.shape[3]))
-    grown[: buffer.shape[0], :, : buffer.shape[2]] = buffer
-    return grown
+class SlotCache:
+    """The rows of all layers, at most `max_rows`. `max_tokens` bounds rows times columns; where it is not given,
+    `max_bytes` does, once the first row has shown what a column takes. Whoever inserts and steps keeps to the bounds.
+    `first_rows`: so many have buffers from the first."""
 
+    def __init__(
+        self, max_rows: int, max_tokens: int | None = None, max_bytes: int | None = None, first_rows: int = 1
+    ) -> None:
+        self.window = Window()
+        self.lengths: list[int] = []  # of each row
+        self.max_tokens = max_tokens
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._first_rows = first_rows
+        self.layers: list[SlotLayer] = []
+        self.num_rows = self.capacity = 0  # of the buffers
+        self.generation = 0  # of the buffers: another number, other buffers
 
-class EncoderDecoderRows:
-    """`models.base.Rows` over a transformers module of an encoder and a decoder, such as Whisper."""
+    @property
+    def cache(self) -> Cache:
+        """What the module's decode step is called with."""
+        return Cache(layers=self.layers)
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module: Any = module
-        self._device = next(module.parameters()).device
-        self._window = _Window()
-        self._lengths: list[int] = []
-        self._layers: list[_SlotLayer] = []
-        self._cross: list[list[torch.Tensor]] = []  # layer, then keys and values: (rows, heads, positions, width)
+    def mask(self, device: torch.device) -> torch.Tensor:
+        """Which columns of the window, and the next one, are a row's own: (rows, columns), of 0 and 1."""
+        columns = torch.arange(self.window.span + 1, device=device)
+        first = self.window.span - torch.tensor(self.lengths, device=device)
+        return (columns[None] >= first[:, None]).long()
 
-    @torch.inference_mode()
-    def insert(self, prompt: Prompt) -> torch.Tensor:
-        own, cross = DynamicCache(), DynamicCache()
-        logits = self._prefill(prompt, EncoderDecoderCache(own, cross))
-        length = own.get_seq_length()
-        if not self._layers:
-            self._layers = [_SlotLayer(self._window, layer.keys) for layer in own.layers]
-        self._make_room(length)
-        self._insert_cross(cross)
-        for slots, layer in zip(self._layers, own.layers, strict=True):
-            slots.put(self._window.rows, layer.keys, layer.values)
-        self._window.rows += 1
-        self._lengths.append(length)
-        self._set_lo()
-        return logits[0]
-
-    def _prefill(self, prompt: Prompt, caches: EncoderDecoderCache) -> torch.Tensor:
-        """Run the prompt through the module. The rows are not touched yet, so whatever it raises concerns it alone."""
-        try:
-            inputs = {name: self._placed(tensor) for name, tensor in prompt.inputs.items()}
-            output = self._module(**inputs, past_key_values=caches, use_cache=True)
-        except Exception as error:
-            raise PrefillFailed from error
-        logits: torch.Tensor = output.logits
-        return logits
-
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the module's device and, for a float, in its type."""
-        return tensor.to(self._device, self._module.dtype if tensor.is_floating_point() else None)
-
-    def _make_room(self, length: int) -> None:
-        """Room for one more row of `length` columns left of the write column."""
-        w = self._window
+    def insert(self, state: KeyValues) -> None:
+        """A new last row. Where there is no memory for it, raises what torch raises, and all is as it was."""
+        if not self.layers:
+            self.layers = [SlotLayer(self.window, layer) for layer in state.layers]
+            if self.max_tokens is None and self._max_bytes is not None:
+                self.max_tokens = self._max_bytes * state.num_tokens // state.num_bytes
+        w, length = self.window, state.num_tokens
         if not w.rows:
-            w.lo = w.hi = length
-        shift = max(0, length - w.hi)
-        for layer in self._layers:
-            layer.reserve(w.rows + 1, w.hi + shift + 1)
-            if shift:
-                layer.shift(shift)
-        w.lo, w.hi = w.lo + shift, w.hi + shift
-
-    def _insert_cross(self, cross: DynamicCache) -> None:
-        row = self._window.rows
-        if not self._cross:
-            self._cross = [[torch.empty_like(layer.keys), torch.empty_like(layer.values)] for layer in cross.layers]
-        for buffers, layer in zip(self._cross, cross.layers, strict=True):
-            for i, new in enumerate((layer.keys, layer.values)):
-                assert new.shape[2] == buffers[i].shape[2], "encoder outputs of one length"
-                if row >= len(buffers[i]):
-                    buffers[i] = torch.cat([buffers[i], torch.empty_like(buffers[i])])
-                buffers[i][row] = new[0]
-
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        self._make_column()
-        w, device = self._window, self._device
-        lengths = torch.tensor(self._lengths, device=device)
-        columns = torch.arange(w.hi - w.lo + 1, device=device)
-        logits: torch.Tensor = self._module(
-            encoder_outputs=self._encoder_outputs(),
-            decoder_input_ids=torch.tensor(tokens, device=device)[:, None],
-            decoder_attention_mask=(columns[None] >= (w.hi - w.lo - lengths)[:, None]).long(),
-            decoder_position_ids=lengths[:, None],
-            past_key_values=self._caches(),
-            use_cache=True,
-        ).logits
-        self._lengths = [length + 1 for length in self._lengths]
-        w.hi += 1
-        return logits[:, -1]
-
-    def _make_column(self) -> None:
-        """Room for one more column. Moves the window only where half of the columns are free, so that a column is
-        copied but once in many steps."""
-        w, capacity = self._window, self._layers[0].capacity
-        if w.hi < capacity:
-            return
-        if 2 * w.lo < capacity:
-            for layer in self._layers:
-                layer.reserve(w.rows, w.hi + 1)
-            return
-        for layer in self._layers:
-            layer.shift(-w.lo)
-        w.lo, w.hi = 0, w.hi - w.lo
-
-    def _encoder_outputs(self) -> BaseModelOutput:
-        """A stand-in: with cross-attention cached, the decoder reads only its number of rows."""
-        width = self._module.config.d_model
-        hidden = torch.zeros((1, 1, width), device=self._device, dtype=self._module.dtype)
-        return BaseModelOutput(last_hidden_state=hidden.expand(self._window.rows, 1, width))
-
-    def _caches(self) -> EncoderDecoderCache:
-        cross = DynamicCache()
-        for keys, values in self._cross:
-            layer = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys[: self._window.rows], values[: self._window.rows]
-            cross.layers.append(layer)
-        caches = EncoderDecoderCache(Cache(layers=self._layers), cross)
-        caches.is_updated = dict.fromkeys(range(len(self._layers)), True)
-        return caches
-
-    @torch.inference_mode()
-    def remove(self, row: int) -> None:
-        last = self._window.rows - 1
-        if row != last:
-            for layer in self._layers:
-                layer.copy_row(last, row)
-            for buffers in self._cross:
-                for buffer in buffers:
-                    buffer[row] = buffer[last]
-            self._lengths[row] = self._lengths[last]
-        self._lengths.pop()
-        self._window.rows = last
+            w.lo = w.hi = 0
+        self._make_room(w.rows + 1, max(w.span, length))
+        for layer, values in zip(self.layers, state.layers, strict=True):
+            for buffer, tensor in zip(layer.buffers, values or (), strict=True):
+                buffer[w.rows, :, w.hi - length : w.hi] = tensor[0]
+        w.rows += 1
+        self.lengths.append(length)
         self._set_lo()
+
+    def row(self, row: int) -> KeyValues:
+        """A row's contents; views."""
+        hi, length = self.window.hi, self.lengths[row]
+        return KeyValues(
+            tuple(
+                _pair([buffer[row : row + 1, :, hi - length : hi] for buffer in layer.buffers]) for layer in self.layers
+            )
+        )
+
+    def make_column(self) -> None:
+        """Room for the column that the next step writes."""
+        if self.window.hi == self.capacity:
+            self._make_room(self.window.rows, self.window.span)
+
+    def advance(self) -> None:
+        """The step has written its column."""
+        self.window.hi += 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def remove(self, row: int) -> None:
+        w, last = self.window, self.window.rows - 1
+        if row != last:
+            for layer in self.layers:
+                for buffer in layer.buffers:
+                    buffer[row, :, w.lo : w.hi] = buffer[last, :, w.lo : w.hi]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        w.rows = last
+        self._set_lo()
+
+    def _make_room(self, rows: int, span: int) -> None:
+        """See to it that `rows` rows and `span` columns left of the write column fit, and the column itself. Moves the
+        window only where half of the columns are free, so that a column is copied but once in many steps."""
+        w = self.window
+        if rows <= self.num_rows and span <= w.hi < self.capacity:
+            return
+        fits = rows <= self.num_rows and span < self.capacity
+        if fits and (w.hi < span or 2 * span <= self.capacity or not self._can_grow(rows, span)):
+            self._shift(span - w.hi)
+        else:
+            self._resize(rows, span)
+
+    def _can_grow(self, rows: int, span: int) -> bool:
+        return self._sizes(rows, span)[1] > self.capacity
+
+    def _sizes(self, rows: int, span: int) -> tuple[int, int]:
+        """Rows and columns of new buffers: doubled where they must grow, within the bounds."""
+        num_rows, capacity = self.num_rows, self.capacity
+        if rows > num_rows:
+            num_rows = max(rows, self._first_rows, min(2 * num_rows, self._max_rows))
+            capacity = capacity if span < capacity else max(FIRST_CAPACITY, span + 1)
+        else:
+            capacity = max(2 * capacity, span + 1)
+        if self.max_tokens is not None:
+            num_rows = max(rows, min(num_rows, self.max_tokens // (span + 1)))
+            capacity = max(span + 1, min(capacity, self.max_tokens // num_rows))
+        return num_rows, capacity
+
+    def _resize(self, rows: int, span: int) -> None:
+        num_rows, capacity = self._sizes(rows, span)
+        resized = [layer.resized(num_rows, capacity, span) for layer in self.layers]
+        for layer, buffers in zip(self.layers, resized, strict=True):
+            layer.buffers = buffers
+        self.num_rows, self.capacity = num_rows, capacity
+        self.generation += 1
+        self.window.lo, self.window.hi = span - self.window.span, span
+
+    def _shift(self, columns: int) -> None:
+        """Move the window by so many columns, to the right where positive."""
+        w = self.window
+        for layer in self.layers:
+            for buffer in layer.buffers:
+                buffer[: w.rows, :, w.lo + columns : w.hi + columns] = buffer[: w.rows, :, w.lo : w.hi].clone()
+        w.lo, w.hi = w.lo + columns, w.hi + columns
 
     def _set_lo(self) -> None:
-        self._window.lo = self._window.hi - max(self._lengths, default=0)
+        self.window.lo = self.window.hi - max(self.lengths, default=0)
+
+
+def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("cpu", copy=True)
+
+
+def _pair(tensors: Sequence[torch.Tensor]) -> LayerState:
+    return (tensors[0], tensors[1]) if tensors else None

@@ -1,11 +1,14 @@
-"""Token ids to text deltas: whole characters only, never a part of a stop string. Pure but for the tokenizer."""
+"""Token ids to text: whole characters only, never a part of a stop string. Pure but for the tokenizer."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+
+from wire import TokenLogprob
 
 
 class Detokenizer:
@@ -72,17 +75,20 @@ class StopScanner:
 
 
 class AnswerText:
-    """The text of one answer, which may come from several prompts in turn.
+    """The text of one answer, which may come from several prompts in turn, and the log-probabilities of its tokens.
 
-    Joins each prompt's text to the text before with the prompt's `lead` (see `models.base.Prompt`).
+    Joins each prompt's text to the text before with the prompt's `lead` (see `models.base.Prompt`). A token's
+    log-probability comes with the text that it completes; those of a stop string and of what follows it never come.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._scanner = StopScanner(stops)
-        self._has_text = False
         self._lead: str | None = None
         self._detokenizer = Detokenizer(tokenizer)
+        self._written = self._certain = 0  # characters given to the scanner, and got back
+        self._text: list[str] = []  # certain and not taken
+        self._logprobs: deque[tuple[TokenLogprob, int, int]] = deque()  # with where its text begins and ends
 
     @property
     def stopped(self) -> bool:
@@ -93,22 +99,45 @@ class AnswerText:
         self._detokenizer = Detokenizer(self._tokenizer)
         self._lead = lead
 
-    def push(self, token: int) -> str:
-        return self._scanner.push(self._joined(self._detokenizer.push(token)))
+    def push(self, token: int, logprob: TokenLogprob | None = None) -> None:
+        begin = self._written
+        self._scan(self._detokenizer.push(token))
+        if logprob is not None:
+            self._logprobs.append((logprob, begin, self._written))
 
-    def end_prompt(self) -> str:
-        """The rest of this prompt's text."""
-        return self._scanner.push(self._joined(self._detokenizer.flush()))
+    def end_prompt(self) -> None:
+        """No more tokens of this prompt."""
+        self._scan(self._detokenizer.flush())
 
-    def end(self) -> str:
-        """The rest of the answer."""
-        return self._scanner.flush()
+    def end(self) -> None:
+        """No more tokens at all."""
+        self._keep(self._scanner.flush())
+
+    def take(self) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """What has become certain since it was last taken."""
+        text, self._text = "".join(self._text), []
+        logprobs = []
+        while self._logprobs and self._is_certain(*self._logprobs[0][1:]):
+            logprobs.append(self._logprobs.popleft()[0])
+        return text, tuple(logprobs)
+
+    def _is_certain(self, begin: int, end: int) -> bool:
+        return begin < self._certain if self.stopped else end <= self._certain
+
+    def _scan(self, text: str) -> None:
+        text = self._joined(text)
+        self._written += len(text)
+        self._keep(self._scanner.push(text))
+
+    def _keep(self, text: str) -> None:
+        if text:
+            self._certain += len(text)
+            self._text.append(text)
 
     def _joined(self, text: str) -> str:
         if self._lead is not None:
             text = text.lstrip()
-            if text and self._has_text:
+            if text and self._written:
                 text = self._lead + text
             self._lead = None if text else self._lead
-        self._has_text = self._has_text or bool(text)
         return text

@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from errors import BadRequest
-from models.base import CausalModel, Clip, Conversation, PrefillFailed, Prompt
+from models.base import CausalModel, Clip, Conversation, Prefill, PrefillFailed, Prompt
 from wire import Capabilities
 
 SAMPLING_RATE = 16_000
@@ -81,35 +81,53 @@ class FakeModel(CausalModel):
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)
 
+    @property
+    def vocabulary_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
     def make_rows(self) -> FakeRows:
         (end,) = self.end_ids
-        return FakeRows(self.tokenizer.get_vocab_size(), end, self._ids(_LETTERS))
+        return FakeRows(self.vocabulary_size, end, self._ids(_LETTERS))
+
+
+RowState = tuple[Script, int]  # what a row will say, and how much of it it has said
 
 
 class FakeRows:
     """Rows that follow their scripts. Logits put all weight on the next letter, or equal weight on all letters."""
 
+    max_tokens = None
+
     def __init__(self, vocabulary: int, end_id: int, letters: tuple[int, ...]) -> None:
         self._vocabulary, self._end_id, self._letters = vocabulary, end_id, letters
-        self._rows: list[tuple[Script, int]] = []
+        self._rows: list[RowState] = []
 
-    def insert(self, prompt: Prompt) -> torch.Tensor:
+    def begin(self, prompt: Prompt, audio_keys: Sequence[bytes]) -> Prefill:
         assert isinstance(prompt, Script)
-        if prompt.fault == "prefill":
-            raise PrefillFailed from RuntimeError("the fake model was told to fail in prefill")
-        self._rows.append((prompt, 0))
-        return self._logits(prompt, 0)[None]
+        return _FakePrefill(prompt, self.logits(prompt, 0)[None])
+
+    def insert(self, state: RowState) -> None:
+        self._rows.append(state)
+
+    def set_aside(self, row: int) -> RowState:
+        return self._rows[row]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         assert len(tokens) == len(self._rows), "one token for each row"
         self._rows = [(script, said + 1) for script, said in self._rows]
         self._misbehave()
-        return torch.stack([self._logits(script, said) for script, said in self._rows])
+        return torch.stack([self.logits(script, said) for script, said in self._rows])
 
     def remove(self, row: int) -> None:
         last = self._rows.pop()
         if row < len(self._rows):
             self._rows[row] = last
+
+    def score(self, state: RowState, continuations: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        script, said = state
+        return [
+            torch.stack([self.logits(script, said + 1 + i) for i in range(len(tokens))]) for tokens in continuations
+        ]
 
     def _misbehave(self) -> None:
         time.sleep(max((script.delay_s for script, _ in self._rows), default=0.0))
@@ -119,7 +137,7 @@ class FakeRows:
         if "step" in due:
             raise RuntimeError("the fake model was told to fail in a decode step")
 
-    def _logits(self, script: Script, said: int) -> torch.Tensor:
+    def logits(self, script: Script, said: int) -> torch.Tensor:
         logits = torch.zeros(self._vocabulary)
         if said >= len(script.answer):
             logits[self._end_id] = _CERTAIN
@@ -128,6 +146,19 @@ class FakeRows:
         else:
             logits[script.answer[said]] = _CERTAIN
         return logits
+
+
+class _FakePrefill(Prefill):
+    """Goes at once."""
+
+    def __init__(self, script: Script, logits: torch.Tensor) -> None:
+        super().__init__()
+        self._script, self._logits = script, logits
+
+    def advance(self, max_tokens: int) -> None:
+        if self._script.fault == "prefill":
+            raise PrefillFailed from RuntimeError("the fake model was told to fail in prefill")
+        self.state, self.logits = (self._script, 0), self._logits
 
 
 def _answer(text: str, clips: Sequence[Clip], orders: dict[str, str]) -> str:

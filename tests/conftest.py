@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 import models  # noqa: F401 -- before any test imports transformers: it brings the guard for torchaudio
 from tests.support.origin import Origin, run_origin
 from tests.support.servers import RunningServer, run_server
+
+torch.set_num_threads(1)  # threads that wait for one another on few cores take longer than one thread
 
 settings.register_profile("ci", derandomize=True)  # CI tests the change; developers' runs look for new examples
 if os.environ.get("CI"):

@@ -13,13 +13,12 @@ from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProce
 
 from audio.decode import DecodeLimits, decode_file, read_waveform
 from config import Settings
-from engine.engine import Engine, Request
 from models.base import CausalModel, Clip, Turn
 from models.whisper import embedded_whisper
+from tests.support.causal import EngineRun
 from tests.support.origin import Origin
 from tests.support.servers import RunningServer
 from tests.support.speech import DATA, JFK, word_error_rate
-from wire import Delta, JobId, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -104,10 +103,7 @@ def test_a_model_of_ones_own(whisper_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     decode_file(str(DATA / "jfk.ogg"), str(tmp_path / "out"), 16_000, DecodeLimits(100, 1 << 28, 5, 1))
     clip = Clip((read_waveform(str(tmp_path / "out")),))
-    engine = Engine(model, 4)
-    engine.submit(Request(JobId(0, "x"), model.prepare((Turn("user", (clip,)),)), Sampling()))
-    text = ""
-    while not engine.idle:
-        events = (*engine.admit(), *engine.decode())
-        text += "".join(event.text for event in events if isinstance(event, Delta))
-    assert word_error_rate(JFK, text) == 0
+    run = EngineRun(model)
+    run.submit("x", *model.prepare((Turn("user", (clip,)),)))
+    run.finish()
+    assert word_error_rate(JFK, run.texts["x", 0]) == 0

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from api.chat import build_job, check_limits
-from api.schema import parse
+from api.schema import ChatRequest, parse
 from config import Settings
 from errors import BadRequest, EardrumError
-from wire import AudioPart, JobId, TextPart
+from wire import AudioPart, Job, JobId, Sampling, Structure, TextPart
 
 HELLO = [{"role": "user", "content": "hello"}]
 SETTINGS = Settings(_env_file=None)
@@ -19,6 +19,13 @@ JOB_ID = JobId(0, "x")
 
 def body(**fields: object) -> bytes:
     return json.dumps({"model": "m", "messages": HELLO, **fields}).encode()
+
+
+def job_of(**fields: object) -> Job:
+    """What a request becomes, past all checks."""
+    chat = parse(body(**fields))
+    check_limits(chat, SETTINGS)
+    return build_job(chat, JOB_ID, lambda data: "", 100)
 
 
 def content(*blocks: object) -> bytes:
@@ -52,6 +59,33 @@ def content(*blocks: object) -> bytes:
         (body(temperature="hot"), "temperature"),
         (body(top_p=1.1), "top_p"),
         (body(seed=2**63), "seed"),
+        (body(top_k=-2), "top_k"),
+        (body(top_k=1.5), "top_k"),
+        (body(top_k=2**31), "top_k"),
+        (body(min_p=1.1), "min_p"),
+        (body(min_p="0"), "min_p"),
+        (body(presence_penalty=2.1), "presence_penalty"),
+        (body(frequency_penalty=-2.1), "frequency_penalty"),
+        (body(frequency_penalty=True), "frequency_penalty"),
+        (body(repetition_penalty=0), "repetition_penalty"),
+        (body(repetition_penalty=11), "repetition_penalty"),
+        (body(logit_bias=[1]), "logit_bias"),
+        (body(logit_bias={"word": 1}), "logit_bias"),
+        (body(logit_bias={"-1": 1}), "logit_bias"),
+        (body(logit_bias={"1.0": 1}), "logit_bias"),
+        (body(logit_bias={"": 1}), "logit_bias"),
+        (body(logit_bias={"٣": 1}), "logit_bias"),
+        (body(logit_bias={"9" * 30: 1}), "logit_bias"),
+        (body(logit_bias={"1": 101}), "logit_bias"),
+        (body(logit_bias={"1": "1"}), "logit_bias"),
+        (body(logit_bias={"1": float("nan")}), "logit_bias"),
+        (body(min_tokens=-1), "min_tokens"),
+        (body(ignore_eos=1), "ignore_eos"),
+        (body(logprobs=5), "logprobs"),
+        (body(logprobs=True, top_logprobs=-1), "top_logprobs"),
+        (body(logprobs=True, top_logprobs=True), "top_logprobs"),
+        (body(priority=2**31 + 1), "priority"),
+        (body(priority="high"), "priority"),
         (body(stop=5), "stop"),
         (body(stop=["a", 5]), "stop[1]"),
         (body(stream_options={"include_usage": "yes"}), "stream_options.include_usage"),
@@ -77,9 +111,80 @@ def test_what_is_wrong_is_named(raw: bytes, param: str | None) -> None:
     assert param is None or f"`{param}`" in caught.value.message
 
 
+def schema_format(**named: object) -> dict:
+    return {"type": "json_schema", "json_schema": named}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": ["json_schema"]}}, "response_format.type"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": None}}, "response_format.json_schema"),
+        ({"response_format": schema_format(name="x")}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema=None)}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema="{}")}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema={"const": float("nan")})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format(schema={}, strict="yes")}, "response_format.json_schema.strict"),
+        ({"response_format": schema_format(schema={}, name=5)}, "response_format.json_schema.name"),
+        ({"structured_outputs": "json"}, "structured_outputs"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": None}}, "structured_outputs"),
+        ({"structured_outputs": {"json_object": False}}, "structured_outputs"),
+        ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"json_object": True, "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "not json"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": "[1]"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": '{"const": Infinity}'}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": "[" * 10_000}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": True}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"grammar": ""}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"choice": "happy"}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice[1]"),
+        ({"structured_outputs": {"choice": ["a", 5]}}, "structured_outputs.choice[1]"),
+        ({"structured_outputs": {"choice": ["a", "b", "a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"json": {}, "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        (
+            {"structured_outputs": {"json": {}, "disable_additional_properties": True}},
+            "structured_outputs.disable_additional_properties",
+        ),
+        ({"guided_json": 5}, "guided_json"),
+        ({"guided_regex": ["a"]}, "guided_regex"),
+        ({"guided_choice": [5]}, "guided_choice[0]"),
+        ({"guided_grammar": {}}, "guided_grammar"),
+        ({"guided_json": {}, "guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+    ],
+)  # fmt: skip
+def test_a_wrong_structure_is_named(fields: dict, param: str) -> None:
+    """Also what is right by itself and would be left out of the answer."""
+    with pytest.raises(BadRequest) as caught:
+        parse(body(**fields))
+    assert caught.value.param == param
+    assert f"`{param}`" in caught.value.message
+
+
 def test_errors_never_echo_the_input() -> None:
     """Neither a secret nor a megabyte comes back."""
-    for raw in (content({"type": "secret" * 1000}), body(n="secret" * 1000), b"secret" * 1000):
+    secret = "secret" * 1000
+    for raw in (
+        content({"type": secret}),
+        body(n=secret),
+        b"secret" * 1000,
+        body(logit_bias={secret: 1}),
+        body(response_format={"type": secret}),
+        body(structured_outputs={"json": secret}),
+        body(structured_outputs={"choice": [secret] * 2}),
+        body(structured_outputs={secret: "x"}),
+    ):
         with pytest.raises(BadRequest) as caught:
             parse(raw)
         assert "secret" not in caught.value.message
@@ -88,17 +193,15 @@ def test_errors_never_echo_the_input() -> None:
 
 def test_unknown_fields_and_explicit_nulls_are_accepted() -> None:
     """As clients send them."""
-    optional = ("stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed")
+    optional = set(ChatRequest.model_fields) - {"model", "messages"}
+    assert job_of(**dict.fromkeys(optional)).sampling == Sampling()
     chat = parse(
         body(
             user="me",
             store=True,
             metadata={"a": [1]},
-            logit_bias=None,
-            stop=None,
-            modalities=["text"],
             messages=[{"role": "assistant", "content": None, "name": "x", "tool_calls": [{"id": "1"}]}, *HELLO],
-            **dict.fromkeys(optional),
+            modalities=["text"],
         )
     )
     assert chat.messages[1].content == "hello"
@@ -166,10 +269,104 @@ def test_bad_base64_names_its_part(block: dict, place: str) -> None:
         (content({"type": "audio_url", "audio_url": "http://x/" + "a" * 1_000_000}), "messages"),
         (body(stream_options={"include_usage": True}), "stream_options"),
         (body(modalities=["text", "audio"]), "modalities"),
+        (body(logit_bias=dict.fromkeys(map(str, range(301)), 1)), "logit_bias"),
+        (body(min_tokens=6, max_tokens=5), "min_tokens"),
+        (body(min_tokens=6, max_tokens=9, max_completion_tokens=5), "min_tokens"),
+        (body(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (body(top_logprobs=2), "top_logprobs"),
+        (body(logprobs=False, top_logprobs=2), "top_logprobs"),
+        (body(structured_outputs={"choice": [str(i) for i in range(65)]}), "structured_outputs.choice"),
+        (body(guided_choice=["x" * 99_999, "yy"]), "guided_choice"),
+        (body(guided_regex="x" * 100_001), "guided_regex"),
+        (body(guided_json=json.dumps({"const": "x" * 100_000})), "guided_json"),
+        (body(response_format=schema_format(schema={"const": "x" * 100_000})), "response_format.json_schema.schema"),
+        (body(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}), "structured_outputs.regex"),
+        (body(structured_outputs={"json_object": True}, guided_regex="a"), "guided_regex"),
+        (body(guided_json={}, guided_grammar="a"), "guided_grammar"),
     ],
 )
 def test_what_is_over_a_limit_or_cannot_be_given_is_refused(raw: bytes, param: str) -> None:
-    """16 clips, 8 choices, 4 stop strings, a million characters; usage without a stream; speech for an answer."""
+    """More than the settings allow, what contradicts itself, and what this server cannot answer with."""
     with pytest.raises(BadRequest) as caught:
         check_limits(parse(raw), SETTINGS)
     assert caught.value.param == param
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling"),
+    [
+        ({}, Sampling()),
+        ({"max_tokens": 9, "max_completion_tokens": 5, "min_tokens": 5}, Sampling(max_tokens=5, min_tokens=5)),
+        ({"temperature": 0, "top_p": 0}, Sampling(temperature=0.0, top_p=0.0)),
+        ({"top_k": -1}, Sampling()),
+        ({"top_k": 0}, Sampling()),
+        ({"top_k": 40, "min_p": 0.1}, Sampling(top_k=40, min_p=0.1)),
+        (
+            {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 1.2},
+            Sampling(presence_penalty=-2.0, frequency_penalty=2.0, repetition_penalty=1.2),
+        ),
+        ({"logit_bias": {}}, Sampling()),
+        ({"logit_bias": {"50256": -100, "7": 0.5}}, Sampling(logit_bias=((50256, -100.0), (7, 0.5)))),
+        ({"logit_bias": {"7": 1, "07": 2}}, Sampling(logit_bias=((7, 2.0),))),
+        ({"ignore_eos": True, "min_tokens": 5}, Sampling(ignore_eos=True, min_tokens=5)),
+        ({"logprobs": True}, Sampling(top_logprobs=0)),
+        ({"logprobs": True, "top_logprobs": 20}, Sampling(top_logprobs=20)),
+        ({"logprobs": False}, Sampling()),
+        ({"n": 3, "stop": ["a", "b"], "seed": -1}, Sampling(n=3, stop=("a", "b"), seed=-1)),
+    ],
+)
+def test_sampling_fields_reach_the_job(fields: dict, sampling: Sampling) -> None:
+    """In the words of OpenAI and vLLM."""
+    assert job_of(**fields).sampling == sampling
+
+
+@pytest.mark.parametrize("priority", [-(2**31), 0, 5])
+def test_a_priority_reaches_the_job(priority: int) -> None:
+    """Without one it is 0."""
+    assert job_of(priority=priority).priority == priority
+    assert job_of().priority == 0
+
+
+SCHEMA = {"type": "object", "properties": {"z": {"const": "é"}, "a": {}}}
+SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "structure"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Structure("json_object", "response_format")),
+        (
+            {"response_format": schema_format(name="x", description="y", strict=False, schema=SCHEMA)},
+            Structure("json", "response_format.json_schema.schema", SCHEMA_TEXT),
+        ),
+        (
+            {"response_format": {"type": "text"}, "structured_outputs": {"json": SCHEMA, "json_object": False}},
+            Structure("json", "structured_outputs.json", SCHEMA_TEXT),
+        ),
+        (
+            {"structured_outputs": {"json": json.dumps(SCHEMA), "regex": None, "disable_any_whitespace": True}},
+            Structure("json", "structured_outputs.json", SCHEMA_TEXT),
+        ),
+        (
+            {"structured_outputs": {"regex": "[ab]+", "disable_fallback": True, "whitespace_pattern": None}},
+            Structure("regex", "structured_outputs.regex", "[ab]+"),
+        ),
+        (
+            {"structured_outputs": {"choice": ["happy", "sad"], "disable_additional_properties": False}},
+            Structure("choice", "structured_outputs.choice", choices=("happy", "sad")),
+        ),
+        ({"structured_outputs": {"grammar": "g"}}, Structure("grammar", "structured_outputs.grammar", "g")),
+        ({"structured_outputs": {"json_object": True}}, Structure("json_object", "structured_outputs.json_object")),
+        ({"guided_json": SCHEMA}, Structure("json", "guided_json", SCHEMA_TEXT)),
+        ({"guided_json": SCHEMA_TEXT}, Structure("json", "guided_json", SCHEMA_TEXT)),
+        ({"guided_regex": "a"}, Structure("regex", "guided_regex", "a")),
+        ({"guided_choice": ["a"]}, Structure("choice", "guided_choice", choices=("a",))),
+        ({"guided_grammar": "g", "guided_decoding_backend": "x"}, Structure("grammar", "guided_grammar", "g")),
+    ],
+)
+def test_a_structure_reaches_the_job(fields: dict, structure: Structure | None) -> None:
+    """However it was asked for; a schema as JSON text, its properties in the client's order."""
+    assert job_of(**fields).structure == structure

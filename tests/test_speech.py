@@ -92,7 +92,7 @@ def test_a_stream_says_the_same(whisper_server: RunningServer) -> None:
 
 
 async def test_sixteen_at_once_are_answered_as_alone(whisper_server: RunningServer) -> None:
-    """Different clips in one batch, joining and leaving: every answer equals the one got alone."""
+    """Different clips in one batch, joining and leaving, streamed and not: every answer equals the one got alone."""
     clips = [input_audio(clip.name) for clip in (*CLIPS, LONG)]
     clips += [excerpt("jfk.wav", 0, 5.5), excerpt("jfk.wav", 3, 11), excerpt("austen-0870.wav", 2, 7)]
     assert len(clips) == 16
@@ -102,8 +102,13 @@ async def test_sixteen_at_once_are_answered_as_alone(whisper_server: RunningServ
             answer = await client.chat.completions.create(model=MODEL, messages=user(clip))
             return answer.choices[0].message.content
 
+        async def streamed(clip: dict) -> str:
+            stream = await client.chat.completions.create(model=MODEL, messages=user(clip), stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
         alone = [await one(clip) for clip in clips]
         assert await asyncio.gather(*map(one, reversed(clips))) == alone[::-1]
+        assert await asyncio.gather(*map(streamed, clips[:8]), *map(one, clips[8:])) == alone
 
 
 async def test_a_slow_address_delays_nobodys_first_token(whisper_server: RunningServer, origin: Origin) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from engine.text import AnswerText, Detokenizer, StopScanner
 from models.fake import _byte_tokenizer
+from wire import TokenLogprob
 
 TOKENIZER = _byte_tokenizer()  # one token for each byte
 
@@ -56,13 +57,21 @@ def test_what_may_become_a_stop_string_is_held_back() -> None:
     assert [scanner.push(piece) for piece in ("the E", "N", "G")] == ["the ", "", "ENG"]
 
 
-def joined(pieces: list[tuple[str | None, str]]) -> str:
-    text = AnswerText(TOKENIZER, [])
+def written(text: AnswerText, pieces: list[tuple[str | None, str]]) -> str:
+    """All that comes of an answer in pieces."""
     out = ""
     for lead, piece in pieces:
         text.begin(lead)
-        out += "".join(text.push(id_) for id_ in TOKENIZER.encode(piece).ids) + text.end_prompt()
-    return out + text.end()
+        for id_ in TOKENIZER.encode(piece).ids:
+            text.push(id_)
+            out += text.take()[0]
+        text.end_prompt()
+    text.end()
+    return out + text.take()[0]
+
+
+def joined(pieces: list[tuple[str | None, str]]) -> str:
+    return written(AnswerText(TOKENIZER, []), pieces)
 
 
 def test_pieces_of_one_answer_are_joined_by_their_lead() -> None:
@@ -70,3 +79,29 @@ def test_pieces_of_one_answer_are_joined_by_their_lead() -> None:
     assert joined([("\n", " And so"), (" ", " my fellow"), ("\n", " ask")]) == "And so my fellow\nask"
     assert joined([("\n", ""), (" ", " one"), (" ", ""), (" ", " two")]) == "one two"
     assert joined([(None, "  as it is ")]) == "  as it is "
+
+
+def logprob(id_: int) -> TokenLogprob:
+    return TokenLogprob(bytes(str(id_), "ascii"), -1.0)
+
+
+@given(st.text("abXé", max_size=20), st.lists(st.text("abX", min_size=1, max_size=3), max_size=2))
+def test_a_tokens_logprob_comes_with_its_text(text: str, stops: list[str]) -> None:
+    """Never before its text is certain, all of them in order, and none of a token that is not in the text."""
+    answer = AnswerText(TOKENIZER, stops)
+    answer.begin(None)
+    ids = TOKENIZER.encode(text).ids
+    told_text, told = "", []
+    for id_ in ids:
+        answer.push(id_, logprob(id_))
+        more, logprobs = answer.take()
+        told_text, told = told_text + more, told + list(logprobs)
+        assert len(told) <= len(told_text.encode()) + 1  # the first byte of é has no text of its own
+        if answer.stopped:
+            break
+    answer.end_prompt()
+    answer.end()
+    more, logprobs = answer.take()
+    told_text, told = told_text + more, told + list(logprobs)
+    assert told == [logprob(id_) for id_ in ids[: len(told)]]
+    assert len(told) == len(told_text.encode()), "as many tokens as bytes of text, of one byte each"

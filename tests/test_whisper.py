@@ -12,14 +12,15 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, WhisperFeatureExtractor
 
 from audio.decode import DecodeLimits, decode_file, read_waveform
-from engine.engine import Engine, Request
-from engine.slots import EncoderDecoderRows
+from engine.encoder_decoder import EncoderDecoderRows
+from engine.prompts import audio_keys
+from engine.rows import EngineOptions, RowsFactory
 from errors import BadRequest
 from models import registry
 from models.base import Clip, Prompt, Turn
 from models.whisper import MODEL_BIN_SHA256, WINDOW_S, Whisper, embedded_whisper, log_mel
+from tests.support.causal import EngineRun
 from tests.support.speech import CLIPS, DATA
-from wire import Delta, JobId, Sampling
 
 LIMITS = DecodeLimits(100, 1 << 28, 5, 1)
 NAMES = [clip.name for clip in CLIPS]
@@ -40,16 +41,11 @@ def waveform(name: str, directory: Path) -> np.ndarray:
 
 def transcribe(model: Whisper, waveforms: list[np.ndarray], max_rows: int = 16, **sampling: object) -> list[str]:
     """All at once through an engine of their own."""
-    engine = Engine(model, max_rows)
+    run = EngineRun(model, max_rows, encoder_cache_mb=50)
     for i, samples in enumerate(waveforms):
-        prompts = model.prepare((Turn("user", (Clip((samples,)),)),))
-        engine.submit(Request(JobId(0, str(i)), prompts, Sampling(**sampling)))
-    texts = [""] * len(waveforms)
-    while not engine.idle:
-        for event in (*engine.admit(), *engine.decode()):
-            if isinstance(event, Delta):
-                texts[int(event.job_id.key)] += event.text
-    return texts
+        run.submit(str(i), *model.prepare((Turn("user", (Clip((samples,)),)),)), **sampling)
+    run.finish()
+    return [run.texts[str(i), 0] for i in range(len(waveforms))]
 
 
 def generate(model: Whisper, samples: np.ndarray) -> str:
@@ -106,15 +102,22 @@ def test_slots_grow_shift_and_close_holes_exactly(whisper: Whisper, tmp_path: Pa
         whisper.prepare((Turn("user", (Clip((waveform(name, tmp_path),)),)),))[0] for name in ("jfk.wav", *NAMES[6:9])
     ]
     prompts[2] = with_text_before(whisper, prompts[2], " The gentle reader will remember what was said before.")
-    rows = EncoderDecoderRows(whisper.module)
-    alone = [EncoderDecoderRows(whisper.module) for _ in prompts]
+    factory = RowsFactory(whisper, EngineOptions(max_rows=8))
+    rows = factory.make()
+    assert isinstance(rows, EncoderDecoderRows)
+    prefills = [rows.begin(prompt, audio_keys(prompt)) for prompt in prompts]
+    for prefill in prefills:
+        prefill.advance(100)
+    alone = [factory.make() for _ in prompts]
+    for i, prefill in enumerate(prefills):
+        alone[i].insert(prefill.state)
     live: list[int] = []
-    tokens = {i: int(alone[i].insert(prompt)[-1].argmax()) for i, prompt in enumerate(prompts)}
+    tokens = {i: int(prefill.logits[-1].argmax()) for i, prefill in enumerate(prefills)}
     joins = {0: 0, 2: 1, 3: 2, 9: 3}
     leaves = {6: 1, 12: 0, 20: 3}
     for step in range(40):
         if step in joins:
-            rows.insert(prompts[joins[step]])
+            rows.insert(prefills[joins[step]].state)
             live.append(joins[step])
         if step in leaves:
             at = live.index(leaves[step])
@@ -126,7 +129,7 @@ def test_slots_grow_shift_and_close_holes_exactly(whisper: Whisper, tmp_path: Pa
             expected = alone[i].step([tokens[i]])[0]
             assert torch.allclose(together[row], expected, atol=1e-3), f"step {step}, prompt {i}"
             tokens[i] = int(expected.argmax())
-    assert rows._layers[0].capacity > 4
+    assert rows._slots.capacity > 4
 
 
 @pytest.mark.parametrize("level", [0.0, 0.001, 0.01, 0.1])

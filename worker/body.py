@@ -23,7 +23,7 @@ from wire import Failed, Finished, Job, JobEvent, JobId, Started
 from worker.lit_api import AudioChatAPI
 
 if TYPE_CHECKING:
-    from engine.engine import Request
+    from engine.request import Request
 
 T = TypeVar("T")
 
@@ -183,9 +183,12 @@ class WorkerBody:
             raise RuntimeError("the model fails again and again")
 
     def _count_failures(self, events: Iterable[JobEvent]) -> None:
-        """Any progress makes up for all failures before it."""
+        """Any progress makes up for all failures before it. What a client got wrong or waited too long for is none."""
         for event in events:
-            self._failures = self._failures + 1 if isinstance(event, Failed) else 0
+            if isinstance(event, Failed):
+                self._failures += event.kind == InternalError.__name__
+            else:
+                self._failures = 0
 
     def _mark(self, arrivals: Iterable[Request]) -> None:
         for request in arrivals:

@@ -1,7 +1,7 @@
 """AudioChatAPI: LitServe's hooks with their own meaning, for an engine instead of one call.
 
     decode_request   a job to a prepared request: fetch, decode, cut, prompts. Runs beside the engine, many at a time
-    batch            new requests join, and one is prefilled
+    batch            new requests join, those whose time is over leave, and one is prefilled
     predict          one decode step for all rows
     encode_response  a step's events to one message for each API process
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,8 @@ from config import Settings
 from wire import Capabilities, Job, JobEvent
 
 if TYPE_CHECKING:
-    from engine.engine import Engine, Request
+    from engine.engine import Engine
+    from engine.request import Request
     from models.base import CausalModel
     from worker.prepare import Preparer
 
@@ -46,6 +49,7 @@ class AudioChatAPI(ls.LitAPI):
     def setup(self, device: str) -> None:
         """Load the model onto `device` and start the decode processes."""
         from engine.engine import Engine  # noqa: PLC0415
+        from engine.rows import EngineOptions  # noqa: PLC0415
         from models import registry  # noqa: PLC0415
         from worker.prepare import Preparer  # noqa: PLC0415
 
@@ -56,7 +60,17 @@ class AudioChatAPI(ls.LitAPI):
         except (OSError, ValueError) as error:  # the operator's to mend: a sentence rather than a traceback
             log.error("%s", error)
             sys.exit(1)
-        self.engine = Engine(self.model, self._settings.max_rows)
+        settings = self._settings
+        options = EngineOptions(
+            max_rows=settings.max_rows,
+            prefill_tokens=settings.prefill_tokens,
+            kv_tokens=settings.kv_tokens,
+            encoder_cache_mb=settings.encoder_cache_mb,
+            prefix_cache_mb=settings.prefix_cache_mb,
+            compiled=settings.compile,
+        )
+        self.engine = Engine(self.model, options)
+        self.preparer.start(self.engine.requests)
 
     def teardown(self) -> None:
         """End the decode processes and threads."""
@@ -69,7 +83,9 @@ class AudioChatAPI(ls.LitAPI):
 
     @property
     def capabilities(self) -> Capabilities:
-        return self.model.capabilities
+        """What the model takes; `batching` as it turned out."""
+        capabilities = self.model.capabilities
+        return replace(capabilities, batching="serial") if self.engine.is_serial else capabilities
 
     async def decode_request(self, request: Job) -> Request:
         return await self.preparer.prepare(request)
@@ -77,7 +93,7 @@ class AudioChatAPI(ls.LitAPI):
     def batch(self, inputs: Sequence[Request]) -> Sequence[JobEvent]:
         for request in inputs:
             self.engine.submit(request)
-        return self.engine.admit()
+        return [*self.engine.expire(time.monotonic()), *self.engine.admit()]
 
     def predict(self, x: object = None, **_: object) -> Iterator[JobEvent]:
         yield from self.engine.decode()

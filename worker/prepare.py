@@ -13,7 +13,7 @@ from audio.segment import split_at_quiet
 from audio.source import AudioSource
 from audio.spool import Spool
 from config import Settings
-from engine.engine import Request
+from engine.request import Request, RequestBuilder
 from errors import AudioTooLong
 from models.base import CausalModel, Clip, Conversation, Turn
 from wire import AudioPart, Job, TextPart
@@ -22,7 +22,10 @@ PREPARE_THREADS = 4  # features and templates; torch uses the cores by itself
 
 
 class Preparer:
-    """Prepares many jobs side by side, from one event loop. The decode processes start with it."""
+    """Prepares many jobs side by side, from one event loop. The decode processes start with it; jobs may come once the
+    model is loaded (`start`)."""
+
+    _requests: RequestBuilder
 
     def __init__(self, settings: Settings, spool: Spool, model: CausalModel) -> None:
         self._settings = settings
@@ -37,6 +40,10 @@ class Preparer:
         )
         self._decoders = DecodePool(settings.decode_processes, limits)
         self._source: AudioSource | None = None
+
+    def start(self, requests: RequestBuilder) -> None:
+        """The model is loaded, and its requests are made by `requests`."""
+        self._requests = requests
 
     async def prepare(self, job: Job) -> Request:
         """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding."""
@@ -63,13 +70,8 @@ class Preparer:
 
     def _request(self, job: Job, waveforms: Sequence[Waveform]) -> Request:
         clips = [self._clip(part, waveform) for part, waveform in zip(job.audio_parts, waveforms, strict=True)]
-        return Request(
-            id=job.id,
-            prompts=self._model.prepare(_conversation(job, clips)),
-            sampling=job.sampling,
-            audio_parts=len(clips),
-            audio_seconds=sum(map(len, waveforms)) / self._model.capabilities.sampling_rate,
-        )
+        seconds = sum(map(len, waveforms)) / self._model.capabilities.sampling_rate
+        return self._requests.build(job, self._model.prepare(_conversation(job, clips)), len(clips), seconds)
 
     def _clip(self, part: AudioPart, waveform: Waveform) -> Clip:
         """The whole waveform, in windows that the model takes; or the reason why it cannot be taken whole."""

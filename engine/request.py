@@ -1,0 +1,91 @@
+"""A prepared job, checked against the model: all that can be refused is refused here, and all that is slow is done here
+(naming audio, compiling grammars), before the engine's thread sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.grammar import Grammar, GrammarCompiler
+from engine.prompts import audio_keys
+from engine.vocabulary import Vocabulary
+from errors import BadRequest
+from models.base import CausalModel, Prompt
+from wire import Job, JobId, Sampling, Structure
+
+
+@dataclass(frozen=True)
+class Label:
+    """One answer of a choice, whose probability is asked for, and its tokens."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the engine answers. `audio_seconds` and `audio_parts` were heard while it was prepared; `audio_keys` name
+    the audio of each prompt. `structure` is where `grammar` comes from."""
+
+    id: JobId
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    audio_parts: int = 0
+    audio_seconds: float = 0.0
+    structure: Structure | None = None
+    grammar: Grammar | None = None
+    labels: tuple[Label, ...] = ()
+    priority: int = 0
+    deadline: float | None = None
+    audio_keys: tuple[tuple[bytes, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError("a model's `prepare` gave no prompt")
+        object.__setattr__(self, "audio_keys", tuple(map(audio_keys, self.prompts)))
+
+
+class RequestBuilder:
+    """Makes requests for one model; several threads may call it at once."""
+
+    def __init__(self, model: CausalModel) -> None:
+        self._model = model
+        self._size = model.vocabulary_size
+        self.vocabulary = Vocabulary(model.tokenizer, self._size, model.end_ids)
+        self._compiler = GrammarCompiler(self.vocabulary)
+
+    def build(self, job: Job, prompts: Sequence[Prompt], audio_parts: int = 0, audio_seconds: float = 0.0) -> Request:
+        """Raises `BadRequest` for what the model cannot do."""
+        self._check_bias(job.sampling)
+        structure = job.structure
+        if structure is not None and len(prompts) > 1:
+            raise BadRequest(
+                f"`{structure.place}`: the audio is answered in {len(prompts)} pieces, and a structure needs one. "
+                "Send a single clip that the model takes at once.",
+                structure.place,
+            )
+        return Request(
+            id=job.id,
+            prompts=prompts,
+            sampling=job.sampling,
+            audio_parts=audio_parts,
+            audio_seconds=audio_seconds,
+            structure=structure,
+            grammar=self._compiler.compile(structure) if structure else None,
+            labels=self._labels(job),
+            priority=job.priority,
+            deadline=job.deadline,
+        )
+
+    def _check_bias(self, sampling: Sampling) -> None:
+        for token, _ in sampling.logit_bias:
+            if token >= self._size:
+                raise BadRequest(f"`logit_bias`: the model has token ids from 0 to {self._size - 1}.", "logit_bias")
+            if token in self._model.placeholder_ids:
+                raise BadRequest(f"`logit_bias`: token {token} stands for audio; it is never written.", "logit_bias")
+
+    def _labels(self, job: Job) -> tuple[Label, ...]:
+        if job.structure is None or job.structure.kind != "choice" or job.sampling.top_logprobs is None:
+            return ()
+        encode = self._model.tokenizer.encode
+        return tuple(Label(text, tuple(encode(text, add_special_tokens=False).ids)) for text in job.structure.choices)

@@ -1,0 +1,113 @@
+"""One choice of a request on its way through the rows, and what the choices of a request share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.grammar import Matcher
+from engine.request import Request
+from engine.sampling import RowSampler
+from engine.text import AnswerText
+from models.base import Prefill, Prompt, RowState
+from wire import Delta, Finished, FinishReason, TokenLogprob, Usage
+
+
+@dataclass(eq=False)
+class SharedPrefill:
+    """A prompt prefilled once for all choices; kept until the last of them has its row."""
+
+    prefill: Prefill
+    choices_to_come: int
+
+
+@dataclass(eq=False)
+class Run:
+    """A request in the engine. `prefills`: by prompt, while some choices need them still."""
+
+    request: Request
+    prefills: dict[int, SharedPrefill] = field(default_factory=dict)
+    num_cached_tokens: int = 0
+    labels: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One choice: all of its state."""
+
+    run: Run
+    choice: int
+    text: AnswerText
+    sampler: RowSampler
+    matcher: Matcher | None = None
+    prompt_index: int = 0
+    prompt_tokens: int = 0  # sampled for the current prompt
+    completion_tokens: int = 0
+    last_token: int = -1
+    cut: bool = False  # a prompt's answer filled the model's window
+    aside: RowState | None = None  # its row's contents while it was set aside
+    arrival: int = -1  # the scheduler's
+
+    @property
+    def request(self) -> Request:
+        return self.run.request
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def deadline(self) -> float | None:
+        return self.request.deadline
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.request.prompts[self.prompt_index]
+
+    @property
+    def is_last_prompt(self) -> bool:
+        return self.prompt_index == len(self.request.prompts) - 1
+
+    @property
+    def num_columns(self) -> int:
+        """What its row holds, or will hold when it is placed: the last token is not in it yet."""
+        return self.prompt.num_columns + max(0, self.prompt_tokens - 1)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the answer may end here, as far as the request's settings go. A grammar that is through has the last
+        word: nothing else could follow."""
+        if self.matcher is not None and self.matcher.finished:
+            return True
+        settings = self.request.sampling
+        return not settings.ignore_eos and self.completion_tokens >= settings.min_tokens
+
+    def push(self, token: int, logprob: TokenLogprob | None) -> None:
+        """The next token of the answer."""
+        self.last_token = token
+        self.prompt_tokens += 1
+        self.completion_tokens += 1
+        if self.matcher is not None:
+            self.matcher.accept(token)
+        self.text.push(token, logprob)
+
+    def next_prompt(self) -> None:
+        self.prompt_index += 1
+        self.prompt_tokens = 0
+        self.text.begin(self.prompt.lead)
+
+    def deltas(self) -> list[Delta | Finished]:
+        """What there is to tell that has not been told."""
+        text, logprobs = self.text.take()
+        return [Delta(self.request.id, self.choice, text, logprobs)] if text or logprobs else []
+
+    def finished(self, reason: FinishReason) -> Finished:
+        request = self.request
+        usage = Usage(
+            prompt_tokens=sum(prompt.num_tokens for prompt in request.prompts),
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.run.num_cached_tokens,
+            audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
+            audio_parts=request.audio_parts,
+            audio_seconds=request.audio_seconds,
+        )
+        return Finished(request.id, self.choice, reason, usage, self.run.labels)
