@@ -1,4 +1,4 @@
-# make serve | test | check | format | install | clean
+# make serve | test | check | format | bench-engine | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format clean
+.PHONY: install serve test check format bench-engine clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,10 @@ check: install
 format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# make bench-engine ARGS="--quick"
+bench-engine: install
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

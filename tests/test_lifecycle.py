@@ -201,5 +201,5 @@ def test_every_file_that_the_image_needs_reaches_its_build() -> None:
         for name in line.split()[1:-1]
     }
     assert copied - {"."} <= kept
-    packages = {path.parent.name for path in root.glob("*/__init__.py")} - {"tests"}
+    packages = {path.parent.name for path in root.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert packages <= kept
