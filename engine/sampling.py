@@ -20,7 +20,7 @@ BELOW_ONE = 1 - 2**-52  # a draw below it, times any total, stays below the tota
 
 # Most nuclei are small: so many of the likeliest tokens are looked at first, and so many times as many for rows where
 # these do not reach top_p.
-NUCLEUS_TOKENS = 256
+NUCLEUS_TOKENS = 128
 WIDER = 16
 
 
@@ -77,10 +77,13 @@ def sample(logits: torch.Tensor, rows: Sequence[RowSampler]) -> list[int]:
     """One token id for each row of `logits`, shape (rows, vocabulary), float32; they may be changed."""
     _bias(logits, rows)
     _penalise(logits, rows)
-    tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if not row.is_greedy]
-    if drawn:
-        tokens[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
+    if len(drawn) == len(rows):
+        tokens = _draw(logits, rows)
+    else:
+        tokens = logits.argmax(-1)
+        if drawn:
+            tokens[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
     chosen: list[int] = tokens.tolist()
     for row, token in zip(rows, chosen, strict=True):
         row.record(token)
@@ -117,10 +120,8 @@ def _draw(logits: torch.Tensor, rows: Sequence[RowSampler]) -> torch.Tensor:
     float32 would lose the unlikely half."""
     probabilities = (logits / _column([row.temperature for row in rows], logits)).softmax(-1)
     _drop_unlikely(probabilities, rows)
-    narrowed = [i for i, row in enumerate(rows) if row.narrows]
-    if narrowed:
-        part = probabilities[narrowed]
-        probabilities[narrowed] = part.masked_fill(part < _smallest([rows[i] for i in narrowed], part), 0)
+    if any(row.narrows for row in rows):
+        probabilities.masked_fill_(probabilities < _smallest(rows, probabilities), 0)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     draws = torch.tensor([[row.draw()] for row in rows], dtype=torch.float64, device=logits.device)
     return torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
@@ -134,7 +135,8 @@ def _drop_unlikely(probabilities: torch.Tensor, rows: Sequence[RowSampler]) -> N
 
 
 def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: int = NUCLEUS_TOKENS) -> torch.Tensor:
-    """The smallest probability that each row's top_k and top_p keep, shape (rows, 1), among the `width` likeliest.
+    """The smallest probability that each row's top_k and top_p keep, shape (rows, 1), among the `width` likeliest; 0 for
+    a row that has neither.
 
     The nucleus is the shortest beginning of the ordered tokens that reaches top_p of what top_k leaves (Holtzman et al.
     2019); at least one token stays.
@@ -149,8 +151,12 @@ def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: in
     places = torch.arange(width, device=probabilities.device)
     reached = cumulative - ordered >= _column([row.settings.top_p for row in rows], cumulative) * total
     last = ((places < top_k) & (~reached | (places == 0))).sum(-1, keepdim=True) - 1
-    smallest = ordered.gather(-1, last)
-    if width < vocabulary and (wide := ((last == width - 1) & (top_k > width))[:, 0].nonzero()[:, 0].tolist()):
+    narrows = torch.tensor([[row.narrows] for row in rows], device=probabilities.device)
+    smallest = torch.where(narrows, ordered.gather(-1, last), 0)
+    wide = (
+        (narrows & (last == width - 1) & (top_k > width))[:, 0].nonzero()[:, 0].tolist() if width < vocabulary else []
+    )
+    if wide:
         smallest[wide] = _smallest([rows[i] for i in wide], probabilities[wide], WIDER * width)
     return smallest
 
