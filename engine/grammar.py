@@ -37,7 +37,7 @@ LIMITS: dict[str, Any] = {
     "step_lexer_fuel": 50_000,  # of one mask: 14,000 are a millisecond. A schema with patterns needs half
     "step_max_items": 5_000,  # of one mask: at most 0.2 s, as the time grows with the square
     "max_items_in_row": 1_000,  # an object with 200 optional properties has so many
-    "max_lexer_states": 100_000,  # of one request: about 1 kB each
+    "max_lexer_states": 100_000,  # of one request: about 0.7 kB each
     "verbose_errors": False,
 }
 
@@ -48,7 +48,8 @@ TRIAL_STACK_BYTES = 2 << 20  # of the 8 MB that a thread of ours has: what passe
 TRIAL_TIMEOUT_S = 20.0  # on the wall, for a busy machine
 TRIAL_STEPS = 50  # of a random answer: most of what would fail later fails there
 
-# The CPU time of one answer's masks; an everyday schema takes 0.1 ms a token, one with patterns 1 ms. All rows wait.
+# What the masks of one answer may cost in CPU time, while all rows wait: so much at once, and so much a token in the
+# long run. An everyday schema takes 0.1 ms a token, one with patterns 1 ms.
 MASKS_S = 0.2
 MASKS_S_PER_TOKEN = 0.01
 
@@ -81,18 +82,15 @@ def attempt(grammar, options, limits, steps):
             break
     return source, matcher.get_error()
 
-trial, answers = json.load(sys.stdin), []
-resource.setrlimit(resource.RLIMIT_CPU, (trial["cpu_s"], trial["cpu_s"]))
-resource.setrlimit(resource.RLIMIT_AS, (trial["bytes"], trial["bytes"]))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-threading.stack_size(trial["stack_bytes"])
-thread = threading.Thread(target=lambda: answers.append(attempt(*trial["arguments"])))
-thread.start()
-thread.join()
-print(json.dumps(answers[0]))
+(cpu_s, max_bytes, stack_bytes), arguments = json.load(sys.stdin)
+for limited, most in (("CPU", cpu_s), ("AS", max_bytes), ("CORE", 0)):
+    resource.setrlimit(getattr(resource, f"RLIMIT_{limited}"), (most, most))
+threading.stack_size(stack_bytes)
+threading.Thread(target=lambda: print(json.dumps(attempt(*arguments)))).start()
 """
 
 # What llguidance says, and what we say for it: never the client's words, but for the keywords of JSON schema.
+_NOTHING, _OUT_OF_TIME = "NoExtension", "out of fuel"
 _TOO_COMPLEX = "it is too complex."
 _CAUSES = (
     (r"Unimplemented keys: \[([^]]*)\]", "not supported: {}."),
@@ -107,7 +105,7 @@ _CAUSES = (
     (r"schema must be an object", "a schema within it is neither an object nor a boolean."),
     (r"schema: (\$?\w+) must be", "`{}` has a value of the wrong type."),
     (r"Pointer|Resource", "a `$ref` or `$schema` leads nowhere; only references within the schema are followed."),
-    (r"Unsatisfiable|NoExtension", "nothing can follow it."),
+    (r"Unsatisfiable|NoExtension", "no answer can satisfy it."),
     (r"lookarounds not", r"an expression looks around, as `\b` does, and `^` and `$` inside: this is not supported."),
     (r"regex parse error[\s\S]*\nerror: ([a-zA-Z ,-]+)", "an expression is not valid: {}."),
     (r"panic|Token range", "it cannot be followed; tokens by name or number are not supported."),
@@ -150,10 +148,11 @@ class GrammarCompiler:
         size, end_ids, lexicon = self._vocabulary.size, self._vocabulary.end_ids, self._vocabulary.lexicon()
         matcher = LLMatcher(lexicon.tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
         grammar = Grammar(matcher, lexicon, end_ids)
+        first = grammar.start()
         try:
-            allowed_tokens([grammar.start()], size, end_ids)
+            allowed_tokens([first], size, end_ids)
         except GrammarFailed:
-            raise _refusal(kind, matcher.get_error() or "NoExtension") from None
+            raise _refusal(kind, first.error or _NOTHING) from None
         return grammar
 
 
@@ -169,12 +168,12 @@ class Grammar:
 
 
 class Matcher:
-    """Where one row's answer stands in its grammar. For one thread."""
+    """Where one row's answer stands in its grammar. For one thread. `cpu_s_left` is what its masks may still take."""
 
     def __init__(self, matcher: LLMatcher, lexicon: Lexicon, end_ids: frozenset[int]) -> None:
         self._matcher, self._lexicon, self._end_ids = matcher, lexicon, end_ids
         self._has_ended = False
-        self._cpu_s_left = MASKS_S
+        self.cpu_s_left = MASKS_S
 
     def accept(self, token: int) -> None:
         """The answer's next token. If the grammar cannot follow it, the next `allowed_tokens` says so."""
@@ -186,7 +185,7 @@ class Matcher:
     @property
     def finished(self) -> bool:
         """The answer is complete, and nothing but an end may follow."""
-        return self._has_ended or (self._matcher.is_stopped() and not self.has_failed)
+        return self._has_ended or (self._matcher.is_stopped() and not self.error)
 
     @property
     def is_accepting(self) -> bool:
@@ -194,8 +193,9 @@ class Matcher:
         return self._has_ended or self._matcher.is_accepting()
 
     @property
-    def has_failed(self) -> bool:
-        return self._matcher.is_error() or self._cpu_s_left < 0
+    def error(self) -> str:
+        """Why the grammar cannot be followed any further, in llguidance's words; "" while it can."""
+        return self._matcher.get_error() or (_OUT_OF_TIME if self.cpu_s_left < 0 else "")
 
     def fill(self, bits: npt.NDArray[np.int32], row: int) -> None:
         """Set the bits of the text tokens that may come next, in one row of zeros of an llguidance mask."""
@@ -204,7 +204,8 @@ class Matcher:
         started = time.thread_time()
         fill_next_token_bitmask(self._matcher, bits, row)
         bits[row] &= self._lexicon.text_bits
-        self._cpu_s_left += MASKS_S_PER_TOKEN - (time.thread_time() - started)
+        spent_s = time.thread_time() - started
+        self.cpu_s_left = min(MASKS_S, self.cpu_s_left + MASKS_S_PER_TOKEN - spent_s)
 
 
 def allowed_tokens(matchers: Sequence[Matcher], size: int, end_ids: frozenset[int]) -> torch.Tensor:
@@ -216,7 +217,7 @@ def allowed_tokens(matchers: Sequence[Matcher], size: int, end_ids: frozenset[in
     allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=size, bitorder="little").view(np.bool_)
     for row, matcher in enumerate(matchers):
         allowed[row, list(end_ids)] = matcher.is_accepting
-        if matcher.has_failed or not allowed[row].any():
+        if matcher.error or not allowed[row].any():
             raise GrammarFailed(row)
     return torch.from_numpy(allowed)
 
@@ -270,16 +271,11 @@ def _choice_source(choices: tuple[str, ...]) -> str:
 
 def _try(grammar: str) -> tuple[str, str]:
     """Compile in a process that may hang or die: the grammar in Lark, and llguidance's error, or ""."""
-    trial = {
-        "arguments": [grammar, _NO_FORCING, LIMITS, TRIAL_STEPS],
-        "cpu_s": TRIAL_CPU_S,
-        "bytes": TRIAL_BYTES,
-        "stack_bytes": TRIAL_STACK_BYTES,
-    }
+    limits, arguments = (TRIAL_CPU_S, TRIAL_BYTES, TRIAL_STACK_BYTES), (grammar, _NO_FORCING, LIMITS, TRIAL_STEPS)
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _TRIAL],
-            input=json.dumps(trial),
+            input=json.dumps((limits, arguments)),
             capture_output=True,
             text=True,
             timeout=TRIAL_TIMEOUT_S,

@@ -54,10 +54,22 @@ class RequestBuilder:
         self.vocabulary = Vocabulary(model.tokenizer, self._size, model.end_ids)
         self._compiler = GrammarCompiler(self.vocabulary)
 
-    def build(self, job: Job, prompts: Sequence[Prompt], audio_parts: int = 0, audio_seconds: float = 0.0) -> Request:
-        """Raises `BadRequest` for what the model cannot do."""
+    def compile(self, job: Job) -> Grammar | None:
+        """The grammar of the job's structure. Of a client's making, so it may take seconds. Raises `BadRequest`."""
+        return self._compiler.compile(job.structure) if job.structure else None
+
+    def build(
+        self,
+        job: Job,
+        prompts: Sequence[Prompt],
+        grammar: Grammar | None = None,
+        audio_parts: int = 0,
+        audio_seconds: float = 0.0,
+    ) -> Request:
+        """Raises `BadRequest` for what the model cannot do. `grammar` is what `compile` has made for the job."""
         self._check_bias(job.sampling)
         structure = job.structure
+        assert (structure is None) == (grammar is None), "a structure is compiled"
         if structure is not None and len(prompts) > 1:
             raise BadRequest(
                 f"`{structure.place}`: the audio is answered in {len(prompts)} pieces, and a structure needs one. "
@@ -71,7 +83,7 @@ class RequestBuilder:
             audio_parts=audio_parts,
             audio_seconds=audio_seconds,
             structure=structure,
-            grammar=self._compiler.compile(structure) if structure else None,
+            grammar=grammar,
             labels=self._labels(job),
             priority=job.priority,
             deadline=job.deadline,

@@ -135,8 +135,8 @@ def _drop_unlikely(probabilities: torch.Tensor, rows: Sequence[RowSampler]) -> N
 
 
 def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: int = NUCLEUS_TOKENS) -> torch.Tensor:
-    """The smallest probability that each row's top_k and top_p keep, shape (rows, 1), among the `width` likeliest; 0 for
-    a row that has neither.
+    """The smallest probability that each row's top_k and top_p keep, shape (rows, 1), among the `width` likeliest; 0
+    for a row that has neither.
 
     The nucleus is the shortest beginning of the ordered tokens that reaches top_p of what top_k leaves (Holtzman et al.
     2019); at least one token stays.

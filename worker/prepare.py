@@ -13,12 +13,14 @@ from audio.segment import split_at_quiet
 from audio.source import AudioSource
 from audio.spool import Spool
 from config import Settings
+from engine.grammar import Grammar
 from engine.request import Request, RequestBuilder
 from errors import AudioTooLong
 from models.base import CausalModel, Clip, Conversation, Turn
 from wire import AudioPart, Job, TextPart
 
 PREPARE_THREADS = 4  # features and templates; torch uses the cores by itself
+GRAMMAR_THREADS = 2  # of their own: a client's grammar may take seconds, and nobody else's audio waits for it
 
 
 class Preparer:
@@ -32,6 +34,7 @@ class Preparer:
         self._spool = spool
         self._model = model
         self._threads = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
+        self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix="grammar")
         limits = DecodeLimits(
             max_seconds=settings.max_audio_seconds,
             max_decoded_bytes=settings.max_decoded_bytes,
@@ -48,13 +51,17 @@ class Preparer:
     async def prepare(self, job: Job) -> Request:
         """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding."""
         source = self._source = self._source or self._make_source()
-        waveforms = await source.load(job.audio_parts)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._request, job, waveforms)
+        grammar = None
+        if job.structure:
+            grammar = await loop.run_in_executor(self._grammar_threads, self._requests.compile, job)
+        waveforms = await source.load(job.audio_parts)
+        return await loop.run_in_executor(self._threads, self._request, job, waveforms, grammar)
 
     def close(self) -> None:
         self._decoders.close()
         self._threads.shutdown(cancel_futures=True)
+        self._grammar_threads.shutdown(cancel_futures=True)
 
     def _make_source(self) -> AudioSource:
         """Made on first use, in the event loop that its connections belong to."""
@@ -68,10 +75,11 @@ class Preparer:
             max_request_seconds=settings.max_request_audio_seconds,
         )
 
-    def _request(self, job: Job, waveforms: Sequence[Waveform]) -> Request:
+    def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
         clips = [self._clip(part, waveform) for part, waveform in zip(job.audio_parts, waveforms, strict=True)]
         seconds = sum(map(len, waveforms)) / self._model.capabilities.sampling_rate
-        return self._requests.build(job, self._model.prepare(_conversation(job, clips)), len(clips), seconds)
+        prompts = self._model.prepare(_conversation(job, clips))
+        return self._requests.build(job, prompts, grammar, len(clips), seconds)
 
     def _clip(self, part: AudioPart, waveform: Waveform) -> Clip:
         """The whole waveform, in windows that the model takes; or the reason why it cannot be taken whole."""

@@ -62,7 +62,8 @@ class EngineRun:
         """`job` brings what is not sampling."""
         id_ = JobId(0, name)
         job = job or Job(id_, (), Sampling(**sampling))
-        self.engine.submit(self.engine.requests.build(job, prompts))
+        requests = self.engine.requests
+        self.engine.submit(requests.build(job, prompts, requests.compile(job)))
         return id_
 
     def step(self, now: float = 0.0) -> None:
