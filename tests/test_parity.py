@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -335,3 +336,20 @@ class _Spied:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
+
+
+def test_each_row_goes_on_at_its_own_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a module counts a prompt's positions otherwise than its tokens, also after rows have moved."""
+    model = TinyCausal(build("qwen2_5_omni"))
+    rows = EngineRun(model, 4).engine._rows
+    for offset in (5, 7, 9):
+        prompt = model.prompt([], "x" * offset)
+        prefill = rows.begin(prompt, ())
+        prefill.advance(100)
+        rows.insert(replace(prefill.state, offset=offset))
+    rows.remove(0)
+    seen = []
+    original = rows.forward
+    monkeypatch.setattr(rows, "forward", lambda *args: (seen.append(args[2]), original(*args))[1])
+    rows.step([20, 21])
+    assert seen[0].tolist() == [[1 + 9 + 9], [1 + 7 + 7]]  # the first token, the text, the offset
