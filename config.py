@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     max_clips: PositiveInt = Field(16, description="audio parts in one request")
     max_n: PositiveInt = Field(8, description="choices of one request")
     max_stop: PositiveInt = Field(4, description="stop strings of one request")
+    max_stop_chars: PositiveInt = Field(500, description="characters of one stop string")
     max_logit_bias: PositiveInt = Field(300, description="tokens that one request may bias")
     max_top_logprobs: PositiveInt = Field(20, description="alternatives told beside each token's log-probability")
     max_labels: PositiveInt = Field(64, description="answers that a choice may allow")

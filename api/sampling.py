@@ -17,6 +17,8 @@ def check_sampling(chat: ChatRequest, settings: Settings) -> None:
         raise BadRequest(f"`n` is over the limit of {settings.max_n}.", "n")
     if len(_stops(chat)) > settings.max_stop:
         raise BadRequest(f"`stop` has {len(_stops(chat))} strings; the limit is {settings.max_stop}.", "stop")
+    if any(len(stop) > settings.max_stop_chars for stop in _stops(chat)):
+        raise BadRequest(f"`stop`: a string is longer than the limit of {settings.max_stop_chars} characters.", "stop")
     if len(chat.logit_bias or ()) > settings.max_logit_bias:
         raise BadRequest(f"`logit_bias` has more than the limit of {settings.max_logit_bias} tokens.", "logit_bias")
     if (chat.min_tokens or 0) > (_max_tokens(chat) or float("inf")):

@@ -227,7 +227,7 @@ class ChatRequest(_Model):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: TokenBiases | None = None
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None

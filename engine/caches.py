@@ -52,9 +52,13 @@ class ByteBoundedCache(Generic[K, V]):
         self._entries.move_to_end(key)
         return self._entries[key][0]
 
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether a value of so many bytes would be kept."""
+        return num_bytes <= self._max_bytes
+
     def put(self, key: K, value: V, num_bytes: int) -> None:
         self.drop(key)
-        if num_bytes > self._max_bytes:
+        if not self.has_room(num_bytes):
             return
         self._entries[key] = value, num_bytes
         self.num_bytes += num_bytes
@@ -159,7 +163,7 @@ class PrefixCache:
 
     def put(self, identity: Identity, state: KeyValues) -> None:
         """Keep a prompt, in the place of those that it begins with: they are in it."""
-        if len(identity.tokens) < MIN_PREFIX_TOKENS:
+        if len(identity.tokens) < MIN_PREFIX_TOKENS or not self._states.has_room(state.num_bytes):
             return
         for key, (known, _) in self._states:
             if _num_common(known, identity) == len(known.tokens):

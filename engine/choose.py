@@ -16,7 +16,7 @@ from engine.grammar import GrammarFailed, Matcher, allowed_tokens
 from engine.sampling import sample
 from engine.sequence import Sequence
 from engine.vocabulary import Vocabulary
-from errors import BadRequest, EardrumError
+from errors import BadRequest, EardrumError, InternalError
 from models.base import CausalModel
 from wire import TokenLogprob
 
@@ -38,14 +38,18 @@ class Chooser:
         self._vocabulary = vocabulary
         self._end_ids = sorted(model.end_ids)
         self._banned = sorted({*model.banned_ids, *model.placeholder_ids})
+        self._banned_index: torch.Tensor | None = None
 
     def choose(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> list[Chosen]:
         """A token for each sequence by its row of `logits`, shape (rows, vocabulary); they may be changed."""
         logits = logits.float()
         self._ban(logits, sequences)
+        errors = _overflowed(logits)
         logprobs = Logprobs(logits, sequences, self._vocabulary)
         self._hold_open(logits, sequences)
-        errors = self._constrain(logits, sequences)
+        errors |= self._constrain(logits, sequences)
+        for row in errors:
+            logits[row] = 0.0  # something to sample from; it is not told
         tokens = sample(logits, [sequence.sampler for sequence in sequences])
         found = logprobs.of(tokens)
         return [Chosen(token, found.get(row), errors.get(row)) for row, token in enumerate(tokens)]
@@ -53,7 +57,9 @@ class Chooser:
     def _ban(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
         """What the model must not say, and what it must not begin with."""
         if self._banned:
-            logits[:, self._index(self._banned, logits)] = -torch.inf
+            if self._banned_index is None or self._banned_index.device != logits.device:
+                self._banned_index = self._index(self._banned, logits)
+            logits.index_fill_(1, self._banned_index, -torch.inf)
         for row, sequence in enumerate(sequences):
             if not sequence.prompt_tokens and self._model.banned_first_ids:
                 logits[row, list(self._model.banned_first_ids)] = -torch.inf
@@ -66,7 +72,7 @@ class Chooser:
             logits[rows[:, None], ends] = -torch.inf
 
     def _constrain(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> dict[int, EardrumError]:
-        """Leave what the grammars allow. Rows for which nothing is left have an error, and logits to sample from."""
+        """Leave what the grammars allow. Rows for which nothing is left have an error."""
         matchers = {row: sequence.matcher for row, sequence in enumerate(sequences) if sequence.matcher is not None}
         errors: dict[int, EardrumError] = {}
         masks = self._masks(matchers, logits.shape[-1], sequences, errors)
@@ -74,8 +80,6 @@ class Chooser:
             logits[row].masked_fill_(~mask.to(logits.device), -torch.inf)
             if bool(logits[row].amax() == -torch.inf):
                 errors[row] = _refused(sequences[row], "the model cannot write what it asks for")
-        for row in errors:
-            logits[row] = 0.0
         return errors
 
     def _masks(
@@ -95,6 +99,13 @@ class Chooser:
 
     def _index(self, ids: Seq[int], like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(ids, device=like.device)
+
+
+def _overflowed(logits: torch.Tensor) -> dict[int, EardrumError]:
+    """Rows in which no number is left to choose by. To draw from NaN would give a token that does not exist."""
+    finite = logits.amax(-1).isfinite().tolist()
+    error = InternalError("The model's arithmetic overflowed on this request.")
+    return {row: error for row, is_finite in enumerate(finite) if not is_finite}
 
 
 def _refused(sequence: Sequence, why: str) -> BadRequest:

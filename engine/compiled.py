@@ -14,9 +14,13 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from engine.slots import SlotCache, SlotLayer
 
+MAX_SHAPES = 32  # sizes of the buffers that are compiled for
+
 
 def compile_module(module: torch.nn.Module, device: torch.device) -> Callable[..., Any]:
     """The module compiled for fixed shapes; on CUDA as graphs. Compiles when it is first called."""
+    torch._dynamo.config.recompile_limit = MAX_SHAPES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # by itself it would go on uncompiled, over whole buffers
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(module, mode=mode, dynamic=False)
 

@@ -6,7 +6,6 @@ encoder. Decoding runs all rows together over the slots.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from transformers.cache_utils import DynamicCache
 
 from engine.caches import EncoderCache, PrefixCache
 from engine.compiled import WholeStep
+from engine.modules import placed, prefill_errors, takes
 from engine.prompts import TOKEN_INPUTS, features, identify
 from engine.slots import KeyValues, SlotCache, taken_from
-from models.base import Prefill, PrefillFailed, Prompt
+from models.base import Prefill, Prompt
 
 log = logging.getLogger("eardrum.engine")
 
@@ -55,7 +55,7 @@ class DecoderRows:
         self._inner: Any = getattr(module, "model", module)
         self.has_multimodal_positions = hasattr(self._inner, "rope_deltas")
         self._whole_step = WholeStep(module, slots, self._device, self.has_multimodal_positions) if compiled else None
-        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._takes_logits_to_keep = takes(module, "logits_to_keep")
 
     @property
     def max_tokens(self) -> int | None:
@@ -66,10 +66,8 @@ class DecoderRows:
 
     @torch.inference_mode()
     def insert(self, state: DecoderState) -> None:
-        try:
+        with prefill_errors():
             self._slots.insert(state.values.to(self._device))
-        except Exception as error:
-            raise PrefillFailed from error
         self._offsets.append(state.offset)
 
     @torch.inference_mode()
@@ -131,13 +129,9 @@ class DecoderRows:
         if positions is not None:
             multimodal = positions[None].expand(3, -1, -1)  # temporal, height, width: of text all three are the same
             options["position_ids"] = (multimodal if self.has_multimodal_positions else positions).to(self._device)
-        placed = {name: self._placed(tensor) for name, tensor in inputs.items()}
-        logits: torch.Tensor = self._module(**placed, past_key_values=cache, use_cache=True, **options).logits
+        inputs = placed(self._module, inputs)
+        logits: torch.Tensor = self._module(**inputs, past_key_values=cache, use_cache=True, **options).logits
         return logits
-
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the module's device and, for a float, in its type."""
-        return tensor.to(self._device, self._module.dtype if tensor.is_floating_point() else None)
 
     def position_offset(self) -> int:
         """Of the prompt that the module has just prefilled."""
@@ -155,7 +149,8 @@ class DecoderPrefill(Prefill):
         self._prompt = prompt
         self._audio_keys = audio_keys
         self._identity = identify(prompt, audio_keys, rows.placeholder_ids)
-        self._reusable = not (audio_keys and rows.has_multimodal_positions)  # such positions depend on what came before
+        # Multimodal positions depend on what came before; and audio that no token stands for would go unnoticed.
+        self._reusable = not audio_keys or bool(self._identity.spans and not rows.has_multimodal_positions)
         self._cache = DynamicCache()  # without a config: layers of sliding windows keep all, too, as the slots do
         self._done = 0
         self._find_prefix()
@@ -173,12 +168,9 @@ class DecoderPrefill(Prefill):
     def advance(self, max_tokens: int) -> None:
         start, total = self._done, len(self._identity.tokens)
         audio = self._identity.audio_from(start)
-        stop = total if audio else min(total, start + max_tokens)
-        try:
-            with self._rows.encoder_cache.naming(self._names(audio)):
-                logits = self._compute(start, stop, audio)
-        except Exception as error:
-            raise PrefillFailed from error
+        stop = min(total, start + max_tokens) if self._reusable and not audio else total
+        with prefill_errors(), self._rows.encoder_cache.naming(self._names(audio)):
+            logits = self._compute(start, stop, audio)
         self._done = stop
         if stop == total:
             self._finish(logits)

@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from engine.caches import EncoderCache
 from engine.decoder import padded
+from engine.modules import placed, prefill_errors
 from engine.slots import KeyValues, SlotCache, taken_from
-from models.base import Prefill, PrefillFailed, Prompt
+from models.base import Prefill, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,8 @@ class EncoderDecoderState:
 class CrossAttention:
     """Keys and values of the encoder's outputs, for each layer two buffers of shape (rows, heads, positions, width)."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int) -> None:
+        self._max_rows = max_rows
         self._buffers: list[list[torch.Tensor]] = []
         self._mask = torch.empty((0, 0), dtype=torch.long)
 
@@ -47,7 +49,8 @@ class CrossAttention:
         old = self._buffers or [[tensor[:0, :, :0] for tensor in layer] for layer in layers]
         rows, positions = old[0][0].shape[0], old[0][0].shape[2]
         if row >= rows or length > positions:
-            rows, positions = max(row + 1, 2 * rows if row >= rows else rows), max(length, positions)
+            rows = max(row + 1, min(2 * rows, self._max_rows)) if row >= rows else rows
+            positions = max(length, positions)
             old = [[_grown(buffer, rows, positions) for buffer in buffers] for buffers in old]
             mask = self._mask.to(state.mask.device).new_zeros((rows, positions))
             mask[: self._mask.shape[0], : self._mask.shape[1]] = self._mask
@@ -57,6 +60,7 @@ class CrossAttention:
         self._mask[row, :length] = state.mask
         for buffers, layer in zip(self._buffers, layers, strict=True):
             for buffer, tensor in zip(buffers, layer, strict=True):
+                buffer[row, :, length:] = 0  # masked, but 0 times the last tenant's NaN would be NaN
                 buffer[row, :, :length] = tensor[0]
 
     def row(self, row: int) -> KeyValues:
@@ -86,11 +90,12 @@ def _grown(buffer: torch.Tensor, rows: int, positions: int) -> torch.Tensor:
 class EncoderDecoderRows:
     """`models.base.Rows` over a transformers module with an encoder and `decoder_input_ids`."""
 
-    def __init__(self, module: torch.nn.Module, slots: SlotCache, encoder_cache: EncoderCache) -> None:
+    def __init__(self, module: torch.nn.Module, slots: SlotCache, max_rows: int, encoder_cache: EncoderCache) -> None:
         self._module: Any = module
         self._device = next(module.parameters()).device
         self._slots = slots
-        self._cross = CrossAttention()
+        self._max_rows = max_rows
+        self._cross = CrossAttention(max_rows)
         self._encoder_cache = encoder_cache
 
     @property
@@ -109,7 +114,7 @@ class EncoderDecoderRows:
     def prefill(self, prompt: Prompt, audio_keys: Sequence[bytes]) -> tuple[EncoderDecoderState, torch.Tensor]:
         """The state and the logits, shape (tokens, vocabulary), of a prompt alone. The rows are not touched."""
         own, cross = DynamicCache(), DynamicCache()
-        inputs = {name: self._placed(tensor) for name, tensor in prompt.inputs.items()}
+        inputs = placed(self._module, prompt.inputs)
         with self._encoder_cache.naming(audio_keys):
             output = self._module(**inputs, past_key_values=EncoderDecoderCache(own, cross), use_cache=True)
         state = EncoderDecoderState(taken_from(own), taken_from(cross), self._encoder_mask(cross))
@@ -122,24 +127,21 @@ class EncoderDecoderRows:
         own: torch.Tensor = mask[0].long()
         return own
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the module's device and, for a float, in its type."""
-        return tensor.to(self._device, self._module.dtype if tensor.is_floating_point() else None)
-
     @torch.inference_mode()
     def insert(self, state: EncoderDecoderState) -> None:
-        try:
+        with prefill_errors():
             self._check_length(state)
             self._cross.insert(self._slots.window.rows, state)
-            self._slots.insert(state.own.to(self._device))
-        except Exception as error:
-            raise PrefillFailed from error
+            self._slots.insert(state.own.to(self._device), self._max_rows * state.cross.num_bytes)
 
     def _check_length(self, state: EncoderDecoderState) -> None:
-        """Rows of different encoder lengths need a mask, and not all modules take one."""
-        same = not self._slots.window.rows or len(state.mask) == self._cross.num_positions
-        if not same and not self._takes_mask:
+        """Rows of different encoder lengths need a mask, and not all modules take one. Without, the buffers must be
+        just as long as what is in them."""
+        if self._takes_mask or not self._cross.num_positions or len(state.mask) == self._cross.num_positions:
+            return
+        if self._slots.window.rows:
             raise ValueError("the module takes no mask for encoder outputs of different lengths: serve it in one row")
+        self._cross = CrossAttention(self._max_rows)
 
     @property
     def _takes_mask(self) -> bool:
@@ -225,7 +227,5 @@ class _EncoderDecoderPrefill(Prefill):
         self._rows, self._prompt, self._audio_keys = rows, prompt, audio_keys
 
     def advance(self, max_tokens: int) -> None:
-        try:
+        with prefill_errors():
             self.state, self.logits = self._rows.prefill(self._prompt, self._audio_keys)
-        except Exception as error:
-            raise PrefillFailed from error

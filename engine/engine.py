@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from engine.choose import Chooser, Chosen
-from engine.labels import label_probabilities
+from engine.labels import LabelScorer
 from engine.request import Request, RequestBuilder
 from engine.rows import EngineOptions, RowsFactory
 from engine.sampling import RowSampler
@@ -20,12 +20,14 @@ from engine.scheduler import Scheduler
 from engine.sequence import Run, Sequence, SharedPrefill
 from engine.text import AnswerText
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
-from models.base import CausalModel, Prefill, PrefillFailed
+from models.base import CausalModel
 from wire import Delta, Failed, Finished, FinishReason, JobId
 
 log = logging.getLogger("eardrum.engine")
 
 EngineEvent = Delta | Finished | Failed
+
+MAX_PREFILLS = 2  # of one request that are kept for its other choices
 
 
 class Engine:
@@ -83,36 +85,39 @@ class Engine:
     @torch.inference_mode()
     def admit(self) -> list[EngineEvent]:
         """Give rows to those who are next. Computes one prompt at most, or a piece of one, so that running answers wait
-        for no more than that; what is computed already is only placed. A request that fails here fails alone."""
+        for no more than that; what is computed already is only placed. Catches whatever is raised, as all of it is one
+        request's own: one that fails here fails alone."""
         events: list[EngineEvent] = []
         computed = False
         while (sequence := self._scheduler.next()) is not None:
             try:
-                prefill = self._prefill_of(sequence)
-                if prefill is not None and prefill.logits is None:
+                shared = self._prefill_of(sequence)
+                if shared is not None and not shared.is_ready:
                     if computed:
                         break
                     computed = True
-                    if not self._advance(sequence.run, prefill):
+                    if not self._advance(sequence, shared):
                         break
-                events += self._place(sequence, prefill)
-            except PrefillFailed:
-                log.exception("prefill of %s failed", sequence.request.id)
-                events.append(self._fail(sequence.request.id, InternalError("The model failed on this request.")))
+                events += self._place(sequence, shared)
             except EardrumError as error:
                 events.append(self._fail(sequence.request.id, error))
+            except Exception:
+                log.exception("%s failed before its first token", sequence.request.id)
+                events.append(self._fail(sequence.request.id, InternalError("The model failed on this request.")))
         return events
 
-    def _prefill_of(self, sequence: Sequence) -> Prefill | None:
+    def _prefill_of(self, sequence: Sequence) -> SharedPrefill | None:
         """What a sequence needs, begun by the choice that comes first; `None` for a sequence that was set aside."""
         if sequence.aside is not None:
             return None
         prefills, index = sequence.run.prefills, sequence.prompt_index
         if index not in prefills:
             self._check_size(sequence)
+            if len(prefills) == MAX_PREFILLS:  # choices that are far behind compute theirs again
+                del prefills[min(prefills)]
             prefill = self._rows.begin(sequence.prompt, sequence.request.audio_keys[index])
             prefills[index] = SharedPrefill(prefill, sequence.request.sampling.n)
-        return prefills[index].prefill
+        return prefills[index]
 
     def _check_size(self, sequence: Sequence) -> None:
         if self._scheduler.is_oversized(sequence):
@@ -122,35 +127,41 @@ class Engine:
                 "messages",
             )
 
-    def _advance(self, run: Run, prefill: Prefill) -> bool:
-        """Compute a prompt, or a piece of it; whether it is complete. Then, what is told once for all choices."""
-        prefill.advance(self._options.prefill_tokens)
-        if prefill.logits is None:
-            return False
-        run.num_cached_tokens += prefill.num_cached_tokens
-        if run.request.labels:
-            run.labels = label_probabilities(self._rows, prefill, run.request.labels)
-        return True
+    def _advance(self, sequence: Sequence, shared: SharedPrefill) -> bool:
+        """Compute a prompt, or a piece of it, or score some of its labels; whether all is done."""
+        run, prefill = sequence.run, shared.prefill
+        if shared.scorer is not None:
+            shared.scorer.advance(self._rows)
+        else:
+            prefill.advance(self._options.prefill_tokens)
+            if prefill.logits is not None:
+                run.num_cached_tokens[sequence.prompt_index] = prefill.num_cached_tokens
+                shared.scorer = LabelScorer(prefill, run.request.labels) if run.request.labels else None
+        if shared.is_ready and shared.scorer is not None:
+            run.labels = shared.scorer.probabilities()
+        return shared.is_ready
 
-    def _place(self, sequence: Sequence, prefill: Prefill | None) -> list[EngineEvent]:
+    def _place(self, sequence: Sequence, shared: SharedPrefill | None) -> list[EngineEvent]:
         """Into the row behind the last; a fresh prompt has its first token from the prefill."""
-        self._rows.insert(sequence.aside if prefill is None else prefill.state)
-        self._scheduler.max_tokens = self._rows.max_tokens
+        self._rows.insert(sequence.aside if shared is None else shared.prefill.state)
         self._scheduler.place(sequence)
-        if prefill is None or prefill.logits is None:
+        self._scheduler.max_tokens = self._rows.max_tokens
+        self._factory.learn(self._rows.max_tokens)
+        if shared is None:
             sequence.aside = None
             return []
-        self._share(sequence)
-        if self._model.hears_nothing(prefill.logits):
+        self._share(sequence, shared)
+        logits = shared.prefill.logits
+        assert logits is not None, "it is ready"
+        if sequence.may_be_empty and self._model.hears_nothing(logits):
             return self._end_prompt(len(self._scheduler.running) - 1)
-        return self._record([sequence], self._chooser.choose(prefill.logits[-1:].clone(), [sequence]))
+        return self._record([sequence], self._chooser.choose(logits[-1:].clone(), [sequence]))
 
-    def _share(self, sequence: Sequence) -> None:
+    def _share(self, sequence: Sequence, shared: SharedPrefill) -> None:
         """One choice less needs the prefill."""
-        prefills, index = sequence.run.prefills, sequence.prompt_index
-        prefills[index].choices_to_come -= 1
-        if not prefills[index].choices_to_come:
-            del prefills[index]
+        shared.choices_to_come -= 1
+        if not shared.choices_to_come:
+            del sequence.run.prefills[sequence.prompt_index]
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
@@ -180,10 +191,14 @@ class Engine:
         failed: dict[JobId, EardrumError] = {}
         for offset in reversed(range(len(sequences))):
             sequence, choice = sequences[offset], chosen[offset]
-            if choice.error is None:
-                events += self._record_one(first_row + offset, sequence, choice)
-            else:
+            if choice.error is not None:
                 failed[sequence.request.id] = choice.error
+                continue
+            try:
+                events += self._record_one(first_row + offset, sequence, choice)
+            except Exception:  # its text's or its grammar's, so its own
+                log.exception("%s failed on a token", sequence.request.id)
+                failed[sequence.request.id] = InternalError("The server failed to write this answer.")
         return events + [self._fail(job_id, error) for job_id, error in failed.items()]
 
     def _record_one(self, row: int, sequence: Sequence, chosen: Chosen) -> list[EngineEvent]:
@@ -200,7 +215,7 @@ class Engine:
         if sequence.prompt_tokens >= self._max_new_tokens(sequence):
             sequence.cut = True
             return self._end_prompt(row)
-        return [*sequence.deltas()]
+        return list(sequence.deltas())
 
     def _max_new_tokens(self, sequence: Sequence) -> int:
         """The room for a prompt's answer, in the model's window and in the memory of one row."""
@@ -216,7 +231,7 @@ class Engine:
         self._leave(row)
         sequence.next_prompt()
         self._scheduler.resume(sequence)
-        return [*sequence.deltas()]
+        return list(sequence.deltas())
 
     def _finish(self, row: int, reason: FinishReason) -> list[EngineEvent]:
         sequence = self._scheduler.running[row]

@@ -9,14 +9,16 @@ import torch
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")  # version 2: a container's own limit
 
-# The rest is for activations, caches and the moment in which growing buffers exist twice.
-KEY_VALUE_SHARE = 0.4
+# At worst growing buffers, the old ones and the prompt that is to be placed exist side by side, and are three times the
+# bound. The rest is for activations.
+KEY_VALUE_SHARE = 0.3
 
 
-def key_value_bytes(device: torch.device) -> int | None:
-    """The share of the device's free memory that keys and values may take; `None` where nothing tells."""
+def key_value_bytes(device: torch.device, num_workers: int) -> int | None:
+    """The share of the device's free memory that the keys and values of one of `num_workers` workers may take; `None`
+    where nothing tells."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_bytes()
-    return None if free is None else int(free * KEY_VALUE_SHARE)
+    return None if free is None else int(free * KEY_VALUE_SHARE / num_workers)
 
 
 def _free_host_bytes() -> int | None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.grammar import Grammar, GrammarCompiler
-from engine.prompts import audio_keys
+from engine.prompts import audio_keys, features
 from engine.vocabulary import Vocabulary
 from errors import BadRequest
 from models.base import CausalModel, Prompt
 from wire import Job, JobId, Sampling, Structure
+
+MAX_LABEL_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class RequestBuilder:
     ) -> Request:
         """Raises `BadRequest` for what the model cannot do. `grammar` is what `compile` has made for the job."""
         self._check_bias(job.sampling)
+        _check_prompts(prompts)
         structure = job.structure
         assert (structure is None) == (grammar is None), "a structure is compiled"
         if structure is not None and len(prompts) > 1:
@@ -84,7 +87,7 @@ class RequestBuilder:
             audio_seconds=audio_seconds,
             structure=structure,
             grammar=grammar,
-            labels=self._labels(job),
+            labels=self._labels(job, min(MAX_LABEL_TOKENS, prompts[0].max_new_tokens)),
             priority=job.priority,
             deadline=job.deadline,
         )
@@ -96,8 +99,28 @@ class RequestBuilder:
             if token in self._model.placeholder_ids:
                 raise BadRequest(f"`logit_bias`: token {token} stands for audio; it is never written.", "logit_bias")
 
-    def _labels(self, job: Job) -> tuple[Label, ...]:
+    def _labels(self, job: Job, max_tokens: int) -> tuple[Label, ...]:
         if job.structure is None or job.structure.kind != "choice" or job.sampling.top_logprobs is None:
             return ()
         encode = self._model.tokenizer.encode
-        return tuple(Label(text, tuple(encode(text, add_special_tokens=False).ids)) for text in job.structure.choices)
+        labels = tuple(Label(text, tuple(encode(text, add_special_tokens=False).ids)) for text in job.structure.choices)
+        if max(len(label.ids) for label in labels) > max_tokens:
+            raise BadRequest(
+                f"`{job.structure.place}`: a label has more than {max_tokens} tokens, too many to tell its "
+                "probability. Send shorter labels, or leave out `logprobs`.",
+                job.structure.place,
+            )
+        return labels
+
+
+def _check_prompts(prompts: Sequence[Prompt]) -> None:
+    """What would overflow the module's window or its arithmetic is refused here; in a step it would be too late."""
+    for prompt in prompts:
+        if prompt.max_new_tokens < 1:
+            raise BadRequest(
+                f"The prompt takes {prompt.num_tokens} tokens, which leaves no room in the model's window for an "
+                "answer. Send less text or audio.",
+                "messages",
+            )
+        if not all(bool(tensor.isfinite().all()) for tensor in features(prompt).values() if tensor.is_floating_point()):
+            raise BadRequest("The audio's samples are so large that no features can be computed of it.", "messages")

@@ -6,12 +6,16 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers.cache_utils import DynamicCache
+
 from engine.caches import EncoderCache, PrefixCache
 from engine.decoder import DecoderRows
 from engine.encoder_decoder import EncoderDecoderRows
 from engine.memory import key_value_bytes
+from engine.modules import takes
 from engine.serial import SerialRows, has_recurrent_state
-from engine.slots import SlotCache
+from engine.slots import SlotCache, taken_from
 from models.base import CausalModel, Rows
 
 log = logging.getLogger("eardrum.engine")
@@ -23,8 +27,9 @@ MB = 1_000_000
 class EngineOptions:
     """`max_rows` answers are decoded side by side. `prefill_tokens` of a text prompt are computed between two steps.
     `kv_tokens`: tokens whose keys and values all rows may hold together, rows times columns; `None` measures the free
-    memory. What is kept of audio and prompts is bounded in MB; 0 keeps nothing. `compiled`: decode steps of
-    decoder-only modules go through `torch.compile`, with CUDA graphs where there is CUDA."""
+    memory, which `workers_per_device` share. What is kept of audio and prompts is bounded in MB; 0 keeps nothing.
+    `compiled`: decode steps of decoder-only modules go through `torch.compile`, with CUDA graphs where there is CUDA.
+    """
 
     max_rows: int = 16
     prefill_tokens: int = 512
@@ -32,6 +37,7 @@ class EngineOptions:
     encoder_cache_mb: int = 0
     prefix_cache_mb: int = 0
     compiled: bool = False
+    workers_per_device: int = 1
 
 
 class RowsFactory:
@@ -48,12 +54,29 @@ class RowsFactory:
         self._device = next(module.parameters()).device
         self._encoder_cache = EncoderCache(module, options.encoder_cache_mb * MB)
         self._prefix_cache = PrefixCache(options.prefix_cache_mb * MB)
-        self._max_bytes = key_value_bytes(self._device) if options.kv_tokens is None else None
-        if options.compiled and module.config.is_encoder_decoder:
-            log.warning("decode steps of an encoder-decoder are not compiled; they run uncompiled")
-        if not module.config.is_encoder_decoder and has_recurrent_state(module):
+        self._max_bytes = key_value_bytes(self._device, options.workers_per_device)
+        if reason := _reason_for_one_row(module):
             self.max_rows, self.is_serial = 1, True
-            log.warning("the model keeps recurrent state, which rows cannot share: it answers one request at a time")
+            log.warning("the model %s: it answers one request at a time", reason)
+        self._max_tokens = options.kv_tokens or (None if self.is_serial else self._measured(module))
+        self._warn(module)
+
+    def _measured(self, module: Any) -> int | None:
+        """How many tokens fit, from what a prompt of one token takes; `None` where that needs audio: then the first
+        request shows it."""
+        if self._max_bytes is None or module.config.is_encoder_decoder:
+            return None
+        cache = DynamicCache()
+        with torch.inference_mode():
+            ids = torch.zeros((1, 1), dtype=torch.long, device=self._device)
+            module(input_ids=ids, past_key_values=cache, use_cache=True)
+        return max(1, self._max_bytes // taken_from(cache).num_bytes)
+
+    def _warn(self, module: Any) -> None:
+        if self._options.compiled and (self.is_serial or module.config.is_encoder_decoder):
+            log.warning("--compile is for decoder-only models whose rows share a step; this one runs uncompiled")
+        if getattr(module.config, "has_lora_adapter", False):
+            log.warning("the model has an adapter for audio only; it is left as it is loaded, for text, too")
 
     def make(self) -> Rows:
         own = self._model.make_rows()
@@ -62,12 +85,12 @@ class RowsFactory:
         module: Any = self._model.module
         self._encoder_cache.clear()
         self._prefix_cache.clear()
+        first_rows = self.max_rows if self._options.compiled else 1  # each new size is compiled anew
+        slots = SlotCache(self.max_rows, self._max_tokens, self._max_bytes, first_rows)
+        if module.config.is_encoder_decoder:
+            return EncoderDecoderRows(module, slots, self.max_rows, self._encoder_cache)
         if self.is_serial:
             return SerialRows(module)
-        first_rows = self.max_rows if self._options.compiled else 1  # each new size is compiled anew
-        slots = SlotCache(self.max_rows, self._options.kv_tokens, self._max_bytes, first_rows)
-        if module.config.is_encoder_decoder:
-            return EncoderDecoderRows(module, slots, self._encoder_cache)
         return DecoderRows(
             module,
             slots,
@@ -76,3 +99,16 @@ class RowsFactory:
             self._prefix_cache,
             self._options.compiled,
         )
+
+    def learn(self, max_tokens: int | None) -> None:
+        """What measuring has shown holds for rows that are made later, too."""
+        self._max_tokens = max_tokens
+
+
+def _reason_for_one_row(module: Any) -> str:
+    """Why the module's rows cannot share a step; empty where they can."""
+    if module.config.is_encoder_decoder:
+        return "" if takes(module, "decoder_position_ids") else "takes no decoder_position_ids"
+    if has_recurrent_state(module):
+        return "keeps recurrent state"
+    return "" if takes(module, "position_ids") else "takes no position_ids"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from engine.grammar import Matcher
+from engine.labels import LabelScorer
 from engine.request import Request
 from engine.sampling import RowSampler
 from engine.text import AnswerText
@@ -14,19 +15,25 @@ from wire import Delta, Finished, FinishReason, TokenLogprob, Usage
 
 @dataclass(eq=False)
 class SharedPrefill:
-    """A prompt prefilled once for all choices; kept until the last of them has its row."""
+    """A prompt prefilled once for all choices, and its labels scored; kept until the last of them has its row."""
 
     prefill: Prefill
     choices_to_come: int
+    scorer: LabelScorer | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.prefill.logits is not None and (self.scorer is None or self.scorer.done)
 
 
 @dataclass(eq=False)
 class Run:
-    """A request in the engine. `prefills`: by prompt, while some choices need them still."""
+    """A request in the engine. `prefills`: by prompt, while some choices need them still; `num_cached_tokens`: of each
+    prompt, when it was computed."""
 
     request: Request
     prefills: dict[int, SharedPrefill] = field(default_factory=dict)
-    num_cached_tokens: int = 0
+    num_cached_tokens: dict[int, int] = field(default_factory=dict)
     labels: tuple[tuple[str, float], ...] = ()
 
 
@@ -81,6 +88,11 @@ class Sequence:
         settings = self.request.sampling
         return not settings.ignore_eos and self.completion_tokens >= settings.min_tokens
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether no text at all can be the answer to the prompt."""
+        return self.matcher is None and self.may_end
+
     def push(self, token: int, logprob: TokenLogprob | None) -> None:
         """The next token of the answer."""
         self.last_token = token
@@ -95,7 +107,7 @@ class Sequence:
         self.prompt_tokens = 0
         self.text.begin(self.prompt.lead)
 
-    def deltas(self) -> list[Delta | Finished]:
+    def deltas(self) -> list[Delta]:
         """What there is to tell that has not been told."""
         text, logprobs = self.text.take()
         return [Delta(self.request.id, self.choice, text, logprobs)] if text or logprobs else []
@@ -105,7 +117,7 @@ class Sequence:
         usage = Usage(
             prompt_tokens=sum(prompt.num_tokens for prompt in request.prompts),
             completion_tokens=self.completion_tokens,
-            cached_tokens=self.run.num_cached_tokens,
+            cached_tokens=sum(self.run.num_cached_tokens.values()),
             audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
             audio_parts=request.audio_parts,
             audio_seconds=request.audio_seconds,

@@ -1,5 +1,6 @@
-"""The one row of a module with recurrent state (Mamba, linear attention): such state has no columns to align, so rows
-cannot share a step. It answers one request after another, over transformers' own cache."""
+"""The one row of a module whose rows cannot share a step: one with recurrent state (Mamba, linear attention), which has
+no columns to align, or one that numbers positions by itself. It answers one request after another, over transformers'
+own cache."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
-from models.base import Prefill, PrefillFailed, Prompt
+from engine.modules import placed, prefill_errors, takes
+from models.base import Prefill, Prompt
 
 
 def has_recurrent_state(module: torch.nn.Module) -> bool:
@@ -34,7 +36,6 @@ class SerialRows:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module: Any = module
-        self._device = next(module.parameters()).device
         self._row: SerialState | None = None
 
     def begin(self, prompt: Prompt, audio_keys: Sequence[bytes]) -> Prefill:
@@ -48,16 +49,14 @@ class SerialRows:
         return SerialState(cache, prompt.num_columns), logits[:, -1]
 
     def _forward(self, inputs: dict[str, torch.Tensor], cache: DynamicCache) -> torch.Tensor:
-        placed = {
-            name: tensor.to(self._device, self._module.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
-        logits: torch.Tensor = self._module(**placed, past_key_values=cache, use_cache=True).logits
+        inputs = placed(self._module, inputs)
+        logits: torch.Tensor = self._module(**inputs, past_key_values=cache, use_cache=True).logits
         return logits
 
     def insert(self, state: SerialState) -> None:
         assert self._row is None, "there is one row"
-        self._row = copy.deepcopy(state)
+        with prefill_errors():
+            self._row = copy.deepcopy(state)
 
     def set_aside(self, row: int) -> SerialState:
         assert self._row is not None, "there is a row"
@@ -75,8 +74,9 @@ class SerialRows:
         inputs = {
             "input_ids": torch.tensor([tokens]),
             "attention_mask": torch.ones((1, length + 1), dtype=torch.long),
-            "position_ids": torch.tensor([[length]]),
         }
+        if takes(self._module, "position_ids"):
+            inputs["position_ids"] = torch.tensor([[length]])
         return SerialState(state.cache, length + 1), self._forward(inputs, state.cache)[:, -1]
 
     def remove(self, row: int) -> None:
@@ -102,7 +102,5 @@ class _SerialPrefill(Prefill):
         self._rows, self._prompt = rows, prompt
 
     def advance(self, max_tokens: int) -> None:
-        try:
+        with prefill_errors():
             self.state, self.logits = self._rows.prefill(self._prompt)
-        except Exception as error:
-            raise PrefillFailed from error

@@ -149,18 +149,22 @@ class SlotCache:
         first = self.window.span - torch.tensor(self.lengths, device=device)
         return (columns[None] >= first[:, None]).long()
 
-    def insert(self, state: KeyValues) -> None:
-        """A new last row. Where there is no memory for it, raises what torch raises, and all is as it was."""
+    def insert(self, state: KeyValues, other_bytes: int = 0) -> None:
+        """A new last row. Where there is no memory for it, raises what torch raises, and all is as it was.
+        `other_bytes` of the memory are for what rows hold elsewhere."""
         if not self.layers:
             self.layers = [SlotLayer(self.window, layer) for layer in state.layers]
             if self.max_tokens is None and self._max_bytes is not None:
-                self.max_tokens = self._max_bytes * state.num_tokens // state.num_bytes
+                self.max_tokens = max(1, (self._max_bytes - other_bytes) * state.num_tokens // state.num_bytes)
         w, length = self.window, state.num_tokens
         if not w.rows:
             w.lo = w.hi = 0
         self._make_room(w.rows + 1, max(w.span, length))
         for layer, values in zip(self.layers, state.layers, strict=True):
             for buffer, tensor in zip(layer.buffers, values or (), strict=True):
+                buffer[w.rows] = (
+                    0  # a masked column still counts as 0 times its value, and the last tenant's may be NaN
+                )
                 buffer[w.rows, :, w.hi - length : w.hi] = tensor[0]
         w.rows += 1
         self.lengths.append(length)
@@ -212,19 +216,23 @@ class SlotCache:
         return self._sizes(rows, span)[1] > self.capacity
 
     def _sizes(self, rows: int, span: int) -> tuple[int, int]:
-        """Rows and columns of new buffers: doubled where they must grow, within the bounds."""
-        num_rows, capacity = self.num_rows, self.capacity
+        """Rows and columns of new buffers: doubled where they must grow, within the bounds. Columns are doubled from
+        one first size, so that few sizes ever come up."""
+        num_rows, capacity = self.num_rows, self.capacity or FIRST_CAPACITY
         if rows > num_rows:
             num_rows = max(rows, self._first_rows, min(2 * num_rows, self._max_rows))
-            capacity = capacity if span < capacity else max(FIRST_CAPACITY, span + 1)
-        else:
-            capacity = max(2 * capacity, span + 1)
+        elif 2 * span > capacity:
+            capacity *= 2
+        while capacity <= span:
+            capacity *= 2
         if self.max_tokens is not None:
             num_rows = max(rows, min(num_rows, self.max_tokens // (span + 1)))
             capacity = max(span + 1, min(capacity, self.max_tokens // num_rows))
         return num_rows, capacity
 
     def _resize(self, rows: int, span: int) -> None:
+        if not self.window.rows:
+            self._drop_buffers()
         num_rows, capacity = self._sizes(rows, span)
         resized = [layer.resized(num_rows, capacity, span) for layer in self.layers]
         for layer, buffers in zip(self.layers, resized, strict=True):
@@ -233,12 +241,21 @@ class SlotCache:
         self.generation += 1
         self.window.lo, self.window.hi = span - self.window.span, span
 
-    def _shift(self, columns: int) -> None:
-        """Move the window by so many columns, to the right where positive."""
-        w = self.window
+    def _drop_buffers(self) -> None:
+        """There is nothing in them, and old and new ones need not exist side by side."""
         for layer in self.layers:
-            for buffer in layer.buffers:
-                buffer[: w.rows, :, w.lo + columns : w.hi + columns] = buffer[: w.rows, :, w.lo : w.hi].clone()
+            layer.buffers = [buffer[:0, :, :0].clone() for buffer in layer.buffers]
+        self.num_rows = self.capacity = 0
+
+    def _shift(self, columns: int) -> None:
+        """Move the window by so many columns, to the right where positive. All memory that it takes is taken before
+        anything moves."""
+        w = self.window
+        windows = [(buffer, buffer[: w.rows, :, w.lo : w.hi]) for layer in self.layers for buffer in layer.buffers]
+        scratch = {window.shape: torch.empty_like(window) for _, window in windows}
+        for buffer, window in windows:
+            copy = scratch[window.shape].copy_(window)
+            buffer[: w.rows, :, w.lo + columns : w.hi + columns] = copy
         w.lo, w.hi = w.lo + columns, w.hi + columns
 
     def _set_lo(self) -> None:

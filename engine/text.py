@@ -6,31 +6,63 @@ from collections import deque
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from wire import TokenLogprob
 
+BROKEN = "\ufffd"  # what decoders write for a byte that is no character's
+MAX_PENDING_TOKENS = 16  # a character has 4 bytes; more tokens without a whole one are broken, and told as such
+
 
 class Detokenizer:
-    """The text of one row's tokens as it grows. A character's bytes are held back until it is whole."""
+    """The text of one row's tokens as it grows. A character's bytes are held back until it is whole.
+
+    What tokens say may depend on those before them: SentencePiece drops the blank of a first word. So the few that
+    are pending are decoded behind those of the last text, and that text is taken off:
+
+        ids        … [ before ][ pending ]
+        text       … [ given  ][ next    ]
+
+    The `DecodeStream` of tokenizers does likewise, but raises on broken bytes that change the text of those before
+    them, and decodes ever more ids while there is no text.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
-        self._given = 0
+        self._before: list[int] = []
+        self._pending: list[int] = []
 
     def push(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._stream.step(self._tokenizer, token) or ""
-        self._given += len(text)
-        return text
+        self._pending.append(token)
+        text = self._next_text()
+        if text and not text.endswith(BROKEN):
+            return self._give(text)
+        if self._is_silent(token):
+            self._pending.pop()
+        return self._give(text) if len(self._pending) == MAX_PENDING_TOKENS else ""
 
     def flush(self) -> str:
         """What was held back: the bytes of a character that stayed incomplete, as replacement characters."""
-        whole = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        rest, self._given = whole[self._given :], len(whole)
-        return rest
+        return self._give(self._next_text())
+
+    def _next_text(self) -> str:
+        given, both = self._decode(self._before), self._decode(self._before + self._pending)
+        # A byte-fallback decoder takes all neighbouring bytes for broken when one is
+        return both[len(given) :] if both.startswith(given) else self._decode(self._pending)
+
+    def _give(self, text: str) -> str:
+        if text:  # tokens without any are nothing to decode the next ones behind
+            self._before = self._pending
+        self._pending = []
+        return text
+
+    def _is_silent(self, token: int) -> bool:
+        """Whether the text goes on as if the token had not come: a special one, or none of the vocabulary."""
+        if self._tokenizer.id_to_token(token) is None:
+            return True
+        return not self._decode([token]) and self._tokenizer.decode([token], skip_special_tokens=False) != ""
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
 class StopScanner:
@@ -63,11 +95,14 @@ class StopScanner:
 
     def _longest_beginning(self) -> int:
         """The length of the longest end of the held text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=0)
-        for size in range(min(longest - 1, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
-                return size
-        return 0
+        return max((self._beginning_of(stop) for stop in self._stops), default=0)
+
+    def _beginning_of(self, stop: str) -> int:
+        """The same for one of them. Only beginnings with the held text's last character are worth a comparison."""
+        size = min(len(stop) - 1, len(self._held))
+        while size and not self._held.endswith(stop[:size]):
+            size = stop.rfind(self._held[-1], 0, size - 1) + 1
+        return size
 
     def _give(self, count: int, forget: bool = False) -> str:
         text, self._held = self._held[:count], "" if forget else self._held[count:]
@@ -78,7 +113,8 @@ class AnswerText:
     """The text of one answer, which may come from several prompts in turn, and the log-probabilities of its tokens.
 
     Joins each prompt's text to the text before with the prompt's `lead` (see `models.base.Prompt`). A token's
-    log-probability comes with the text that it completes; those of a stop string and of what follows it never come.
+    log-probability comes with the text that it completes, or begins: a token without text of its own waits for the next
+    that has some. Those of a stop string and of what follows it never come.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
@@ -88,6 +124,7 @@ class AnswerText:
         self._detokenizer = Detokenizer(tokenizer)
         self._written = self._certain = 0  # characters given to the scanner, and got back
         self._text: list[str] = []  # certain and not taken
+        self._textless: list[TokenLogprob] = []  # of the tokens since the last text
         self._logprobs: deque[tuple[TokenLogprob, int, int]] = deque()  # with where its text begins and ends
 
     @property
@@ -100,14 +137,18 @@ class AnswerText:
         self._lead = lead
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> None:
+        if logprob is not None:
+            self._textless.append(logprob)
         begin = self._written
         self._scan(self._detokenizer.push(token))
-        if logprob is not None:
-            self._logprobs.append((logprob, begin, self._written))
+        if self._written > begin:
+            self._place_logprobs(begin)
 
     def end_prompt(self) -> None:
         """No more tokens of this prompt."""
+        begin = self._written
         self._scan(self._detokenizer.flush())
+        self._place_logprobs(begin)
 
     def end(self) -> None:
         """No more tokens at all."""
@@ -120,6 +161,11 @@ class AnswerText:
         while self._logprobs and self._is_certain(*self._logprobs[0][1:]):
             logprobs.append(self._logprobs.popleft()[0])
         return text, tuple(logprobs)
+
+    def _place_logprobs(self, begin: int) -> None:
+        """The text from `begin` on is that of the tokens since the text before."""
+        self._logprobs.extend((logprob, begin, self._written) for logprob in self._textless)
+        self._textless.clear()
 
     def _is_certain(self, begin: int, end: int) -> bool:
         return begin < self._certain if self.stopped else end <= self._certain

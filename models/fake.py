@@ -7,7 +7,7 @@ each clip and the text it was given.
     #tokens=50      answer with so many letters                   #fail=prefill   the request's prefill raises
     #random         sample letters, each as likely                #fail=step      the third decode step raises
     #delay=0.01     seconds for each decode step                  #die            the process ends at the third step
-    #bad            refuse the conversation with a 400
+    #bad            refuse the conversation with a 400            #fail=nan       its logits are no numbers
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class FakeRows:
 
     def logits(self, script: Script, said: int) -> torch.Tensor:
         logits = torch.zeros(self._vocabulary)
+        if script.fault == "nan" and said == _FAULT_STEP:
+            logits += torch.nan
         if said >= len(script.answer):
             logits[self._end_id] = _CERTAIN
         elif script.random:

@@ -77,22 +77,22 @@ def test_answers_in_company_are_those_of_generate_alone(name: str) -> None:
     assert answers(name)[0] == expected
 
 
+@pytest.mark.parametrize("prefix_cache_mb", [0, 100])
 @pytest.mark.parametrize("name", [*CHAT_MODELS, *ENCODER_DECODERS])
-def test_answers_are_the_same_with_all_caches_on(name: str) -> None:
-    """Each prompt twice: encoded audio and prefixes are taken from the first time."""
+def test_answers_are_the_same_with_caches_on(name: str, prefix_cache_mb: int) -> None:
+    """Each prompt twice: encoded audio, and prefixes where they are kept, are taken from the first time."""
     model = TinyCausal(build(name))
-    run = EngineRun(model, 5, encoder_cache_mb=100, prefix_cache_mb=100)
+    run = EngineRun(model, 5, encoder_cache_mb=100, prefix_cache_mb=prefix_cache_mb)
     for i, inputs in enumerate(inputs_of(name) * 2):
         run.submit(str(i), model.prompt(*inputs), max_tokens=NEW_TOKENS)
         run.step()
     run.finish()
     assert [run.tokens(str(i)) for i in range(24)] == reference(name) * 2
-    if name in ENCODER_DECODERS:
-        assert run.engine._factory._encoder_cache.hits >= 12
+    if not prefix_cache_mb or name in ENCODER_DECODERS:
+        assert run.engine._factory._encoder_cache.hits >= 8  # of 8 with audio, and more where a clip came again
     elif name != "qwen2_5_omni":  # multimodal positions: its prompts with audio are computed whole
-        assert all(
-            run.ends[str(i), 0].usage.cached_tokens > 0 for i in range(12, 24) if len(inputs_of(name)[i - 12][1]) > 16
-        )
+        again = [i for i in range(12, 24) if len(inputs_of(name)[i - 12][1]) > 16]
+        assert all(run.ends[str(i), 0].usage.cached_tokens > 0 for i in again)
 
 
 @pytest.mark.parametrize("name", ["qwen2_text", "gemma4", "qwen2_audio", "whisper", "moonshine"])

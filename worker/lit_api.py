@@ -68,6 +68,7 @@ class AudioChatAPI(ls.LitAPI):
             encoder_cache_mb=settings.encoder_cache_mb,
             prefix_cache_mb=settings.prefix_cache_mb,
             compiled=settings.compile,
+            workers_per_device=settings.workers_per_device,
         )
         self.engine = Engine(self.model, options)
         self.preparer.start(self.engine.requests)
