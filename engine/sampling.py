@@ -23,6 +23,8 @@ LEAST_NOISE = 1e-38  # float32; what a token's probability is divided by is neve
 NUCLEUS_TOKENS = 128
 WIDER = 16
 
+BLOCK = 128  # values that are compared at once
+
 
 class RowSampler:
     """One sequence's settings, and what it has said so far where that matters. `prompt_ids`: what a repetition penalty
@@ -79,7 +81,7 @@ def sample(logits: torch.Tensor, rows: Sequence[RowSampler]) -> list[int]:
     if len(drawn) == len(rows):
         tokens = _draw(logits, rows)
     else:
-        tokens = logits.argmax(-1)
+        tokens = _argmax(logits)
         if drawn:
             tokens[drawn] = _draw(logits[drawn], [rows[i] for i in drawn])
     chosen: list[int] = tokens.tolist()
@@ -122,7 +124,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[RowSampler]) -> torch.Tensor:
     _drop_unlikely(probabilities, rows)
     if any(row.narrows for row in rows):
         probabilities.masked_fill_(probabilities < _smallest(rows, probabilities), 0)
-    return (probabilities / _noise(rows, probabilities)).argmax(-1)
+    return _argmax(probabilities / _noise(rows, probabilities))
 
 
 def _noise(rows: Sequence[RowSampler], like: torch.Tensor) -> torch.Tensor:
@@ -166,6 +168,27 @@ def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: in
     if wide:
         smallest[wide] = _smallest([rows[i] for i in wide], probabilities[wide], WIDER * width)
     return smallest
+
+
+def _argmax(values: torch.Tensor) -> torch.Tensor:
+    """The place of the largest value in each row; of equal ones the first. In two levels: torch finds a maximum with
+    vector instructions and its place without, which takes 0.9 instead of 0.1 ms for 32 rows of 16,000 on a CPU."""
+    whole = values.shape[-1] // BLOCK * BLOCK
+    rest = values[:, whole:]
+    if not whole:
+        return rest.argmax(-1)
+    blocks = values[:, :whole].unflatten(-1, (-1, BLOCK))
+    block = blocks.amax(-1).argmax(-1)
+    front = block * BLOCK + blocks[torch.arange(len(values), device=values.device), block].argmax(-1)
+    if not rest.shape[-1]:
+        return front
+    behind = rest.argmax(-1) + whole
+    return torch.where(_at(values, front) >= _at(values, behind), front, behind)
+
+
+def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Each row's value at its place."""
+    return values.gather(-1, places[:, None])[:, 0]
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,14 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert sample(logits.clone(), [row(2.0), row(0)])[1] == 0
 
 
+@given(st.integers(1, 700), st.integers(1, 5), st.integers(0, 2**31))
+def test_the_largest_value_is_found_and_of_equal_ones_the_first(vocabulary: int, rows: int, seed: int) -> None:
+    """As torch finds it, in vocabularies of any size."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 50, (rows, vocabulary), generator=generator).float()
+    assert torch.equal(sampling._argmax(values), values.argmax(-1))
+
+
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
