@@ -179,7 +179,7 @@ def _argmax(values: torch.Tensor) -> torch.Tensor:
         return rest.argmax(-1)
     blocks = values[:, :whole].unflatten(-1, (-1, BLOCK))
     block = blocks.amax(-1).argmax(-1)
-    front = block * BLOCK + blocks[torch.arange(len(values), device=values.device), block].argmax(-1)
+    front: torch.Tensor = block * BLOCK + blocks[torch.arange(len(values), device=values.device), block].argmax(-1)
     if not rest.shape[-1]:
         return front
     behind = rest.argmax(-1) + whole

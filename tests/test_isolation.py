@@ -145,6 +145,21 @@ def test_a_label_that_is_too_long_to_score_is_a_400(label: str, room: int) -> No
     assert requests.build(replace(job, sampling=Sampling()), [prompt], grammar=object()).labels == ()
 
 
+def test_a_bias_on_a_placeholder_is_a_400_and_none_is_ever_written() -> None:
+    """Whatever the model would like to say."""
+    model = TinyCausal(build("qwen2_audio"))
+    run = EngineRun(model)
+    placeholder = model.placeholder_ids[0]
+    with pytest.raises(BadRequest, match="stands for audio"):
+        run.submit("x", model.prompt([], "hello"), logit_bias=((placeholder, 1.0),))
+    logits = torch.zeros(1, model.vocabulary_size)
+    logits[0, placeholder] = 50.0
+    run.submit("y", model.prompt([], "hello"))
+    run.step()
+    (chosen,) = run.engine._chooser.choose(logits, run.engine._scheduler.running)
+    assert chosen.token != placeholder
+
+
 def test_a_prompt_that_fills_the_window_is_a_400() -> None:
     """There is no room for an answer."""
     model = TinyCausal(build("qwen2_text"))

@@ -21,6 +21,7 @@ from models.base import Clip, Prompt, Turn
 from models.whisper import MODEL_BIN_SHA256, WINDOW_S, Whisper, embedded_whisper, log_mel
 from tests.support.causal import EngineRun
 from tests.support.speech import CLIPS, DATA
+from wire import Job, JobId, Sampling, Structure
 
 LIMITS = DecodeLimits(100, 1 << 28, 5, 1)
 NAMES = [clip.name for clip in CLIPS]
@@ -137,6 +138,16 @@ def test_silence_and_noise_are_answered_with_nothing(whisper: Whisper, level: fl
     """Whisper alone would say "you"."""
     noise = np.random.default_rng(0).standard_normal(80_000).astype(np.float32) * np.float32(level)
     assert transcribe(whisper, [noise]) == [""]
+
+
+def test_a_structure_is_kept_in_silence_too(whisper: Whisper) -> None:
+    """Who asks for yes or no gets one of them."""
+    run = EngineRun(whisper)
+    (prompt,) = whisper.prepare((Turn("user", (Clip((np.zeros(16_000, np.float32),)),)),))
+    structure = Structure("choice", "structured_outputs.choice", choices=("yes", "no"))
+    run.submit("x", prompt, job=Job(JobId(0, "x"), (), Sampling(), structure=structure))
+    run.finish()
+    assert run.texts["x", 0] in ("yes", "no")
 
 
 def test_hushed_and_noisy_speech_is_heard(whisper: Whisper, tmp_path: Path) -> None:
