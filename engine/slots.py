@@ -162,9 +162,7 @@ class SlotCache:
         self._make_room(w.rows + 1, max(w.span, length))
         for layer, values in zip(self.layers, state.layers, strict=True):
             for buffer, tensor in zip(layer.buffers, values or (), strict=True):
-                buffer[w.rows] = (
-                    0  # a masked column still counts as 0 times its value, and the last tenant's may be NaN
-                )
+                buffer[w.rows] = 0  # a masked column counts as 0 times what it holds, and the last row's may be NaN
                 buffer[w.rows, :, w.hi - length : w.hi] = tensor[0]
         w.rows += 1
         self.lengths.append(length)

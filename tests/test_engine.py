@@ -264,6 +264,8 @@ def test_what_the_model_cannot_write_fails_alone(model: FakeModel, monkeypatch: 
     run.job("good", "#tokens=9")
     run.finish()
     assert (run.failed["bad"].kind, run.failed["bad"].param) == ("BadRequest", "response_format")
+    assert "cannot write" in run.failed["bad"].message
+    assert run.texts["bad", 0] == "a"
     assert run.texts["good", 0] == LETTERS[:9]
 
 

@@ -239,22 +239,47 @@ def test_the_bound_is_known_before_the_first_request_and_after_a_failure() -> No
     assert run.engine._scheduler.max_tokens == measured
 
 
+def windows(model: TinyCausal, count: int, tokens: int) -> list[Prompt]:
+    """The prompts of a long recording, each answered with so many tokens."""
+    prompts = [model.prompt([sweep(1.0, 200 + 100 * i, 900)], str(i), max_new_tokens=tokens) for i in range(count)]
+    return [replace(prompt, lead=" ") for prompt in prompts]
+
+
 def test_choices_that_run_ahead_do_not_pile_up_prefills() -> None:
     """Of a request with many prompts and choices no more than two are kept, and every choice is right."""
     model = TinyCausal(build("whisper"))
-    run = EngineRun(model, 2)
-    prompts = [replace(model.prompt([sweep(1.0, 200 + 100 * i, 900)], str(i)), lead=" ") for i in range(6)]
-    run.submit("x", *prompts, n=4, max_tokens=1000, seed=1, temperature=1.5)
+    prompts = windows(model, 6, 3)
+    alone = EngineRun(model, 1)
+    alone.submit("x", *prompts)
+    alone.finish()
+    run = EngineRun(model, 1)  # newcomers and those who go on take turns, so the first choice is soon far ahead
+    run.submit("x", *prompts, n=4)
     kept = 0
     while not run.engine.idle:
         run.step()
         waiting = [*run.engine._scheduler.waiting, *run.engine._scheduler.resumed, *run.engine._scheduler.running]
         kept = max([kept, *(len(sequence.run.prefills) for sequence in waiting)])
-        for sequence in waiting:  # some go quickly, some slowly
-            if sequence.prompt_tokens >= 3 + 9 * (sequence.choice % 2):
-                object.__setattr__(sequence.prompt, "max_new_tokens", sequence.prompt_tokens)
-    assert kept <= 2
-    assert len(run.ends) == 4
+    assert kept == 2
+    assert {run.texts["x", choice] for choice in range(4)} == {alone.texts["x", 0]}
+
+
+def test_a_row_that_was_set_aside_goes_on_with_its_next_prompt() -> None:
+    """And not with what it held then."""
+    model = TinyCausal(build("whisper"))
+
+    def texts(**options: object) -> tuple[list[str], int]:
+        run = EngineRun(model, 4, **options)
+        for i in range(4):
+            run.submit(str(i), *windows(model, 3, 30))
+        times = 0
+        while not run.engine.idle:
+            run.step()
+            times += len(run.engine._scheduler.aside)
+        return [run.texts[str(i), 0] for i in range(4)], times
+
+    (short_of_memory, times), (with_plenty, _) = texts(kv_tokens=2 * 20), texts()
+    assert times > 0
+    assert short_of_memory == with_plenty
 
 
 def test_a_prompt_too_large_to_be_kept_does_not_throw_out_its_beginnings() -> None:
