@@ -217,3 +217,15 @@ async def test_a_model_that_only_fails_ends_its_worker() -> None:
                 assert (await http.post(CHAT, json=request("#fail=prefill"))).status_code == 500
         await until(lambda: server.failure)
         assert "again and again" in str(server.failure)
+
+
+async def test_a_worker_ends_overdue_jobs_by_itself_and_does_not_take_them_for_a_broken_model() -> None:
+    """Forty at once, of which no cancellation arrives: the worker knows their deadline, and goes on."""
+    async with run_in_process(request_timeout_s=1.0) as server, server.http() as http:
+        server.cancel = lambda job_id: None
+        posts = [http.post(CHAT, json=request("#tokens=100000 #delay=0.001")) for _ in range(40)]
+        answers = await asyncio.gather(*posts)
+        assert {answer.status_code for answer in answers} == {504}
+        await settled(server)
+        assert server.failure is None
+        assert (await http.post(CHAT, json=request("hello"))).status_code == 200
