@@ -170,6 +170,23 @@ def test_a_second_clip_is_encoded_alone_behind_a_known_first(name: str) -> None:
     assert run.tokens("follow") == (expected[: expected.index(END)] if END in expected else expected)
 
 
+def test_a_clip_is_heard_behind_a_known_text() -> None:
+    """A long system prompt is computed once; the audio behind it is another one each time."""
+    tiny = build("qwen2_audio")
+    model = TinyCausal(tiny)
+    run = EngineRun(model, 2, prefix_cache_mb=100)
+    for i, clip in enumerate(CLIPS[:2]):
+        inputs = model.prompt([clip], "what?").inputs
+        begin, rest = inputs["input_ids"][:, :1], inputs["input_ids"][:, 1:]
+        ids = torch.cat([begin, torch.arange(50, 80)[None], rest], dim=1)
+        inputs = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        run.submit(str(i), Prompt(inputs, ids.shape[1], 0, 1000), max_tokens=NEW_TOKENS)
+        run.finish()
+        assert run.ends[str(i), 0].usage.cached_tokens == (32 if i else 0)  # as far as the mark before the audio
+        expected = greedy(tiny, inputs, NEW_TOKENS)
+        assert run.tokens(str(i)) == (expected[: expected.index(END)] if END in expected else expected)
+
+
 def test_the_same_audio_is_encoded_once() -> None:
     """Questions about one clip share its encoding, whoever asks; another clip does not."""
     model = TinyCausal(build("qwen2_audio"))
