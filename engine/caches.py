@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ import torch
 
 from engine.prompts import Identity
 from engine.slots import KeyValues
-
-log = logging.getLogger("eardrum.engine")
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -36,6 +36,7 @@ class SerialRows:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module: Any = module
+        self._takes_positions = takes(module, "position_ids")
         self._row: SerialState | None = None
 
     def begin(self, prompt: Prompt, audio_keys: Sequence[bytes]) -> Prefill:
@@ -75,7 +76,7 @@ class SerialRows:
             "input_ids": torch.tensor([tokens]),
             "attention_mask": torch.ones((1, length + 1), dtype=torch.long),
         }
-        if takes(self._module, "position_ids"):
+        if self._takes_positions:
             inputs["position_ids"] = torch.tensor([[length]])
         return SerialState(state.cache, length + 1), self._forward(inputs, state.cache)[:, -1]
 

@@ -15,7 +15,7 @@ from engine.prompts import Identity
 from engine.rows import EngineOptions, RowsFactory
 from engine.slots import KeyValues, SlotCache
 from errors import BadRequest
-from models.base import Prompt, Turn
+from models.base import Prefill, Prompt, Rows, Turn
 from models.fake import FakeModel
 from tests.support.causal import EngineRun, TinyCausal
 from tests.support.tiny_models import build, greedy, sweep
@@ -58,6 +58,18 @@ def poisoned(values: KeyValues) -> KeyValues:
     return KeyValues(tuple(layer and (layer[0] * torch.nan, layer[1] * torch.nan) for layer in values.layers))
 
 
+def logits_after_poison(rows: Rows, prefills: list[Prefill], poison: str) -> torch.Tensor:
+    """A step of the first prompt beside the second, which has the place of one whose `poison` is no numbers."""
+    for prefill in prefills:
+        prefill.advance(100)
+    first, second = (prefill.state for prefill in prefills)
+    rows.insert(first)
+    rows.insert(replace(first, **{poison: poisoned(getattr(first, poison))}))
+    rows.remove(1)
+    rows.insert(second)
+    return rows.step([30, 30])
+
+
 @pytest.mark.parametrize("whole_buffers", [False, True])
 def test_a_row_does_not_see_what_its_place_held_before(whole_buffers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masked columns count as 0 times what is in them, and 0 times NaN is NaN."""
@@ -66,13 +78,7 @@ def test_a_row_does_not_see_what_its_place_held_before(whole_buffers: bool, monk
     long, short = model.prompt([], "a very long prompt that comes first, and stays"), model.prompt([], "short")
     rows = RowsFactory(model, EngineOptions(max_rows=4, compiled=whole_buffers)).make()
     prefills = [rows.begin(prompt, ()) for prompt in (long, short)]
-    for prefill in prefills:
-        prefill.advance(100)
-    rows.insert(prefills[0].state)
-    rows.insert(replace(prefills[0].state, values=poisoned(prefills[0].state.values)))
-    rows.remove(1)
-    rows.insert(prefills[1].state)
-    assert rows.step([30, 30]).isfinite().all()
+    assert logits_after_poison(rows, prefills, "values").isfinite().all()
 
 
 def test_audio_does_not_see_what_its_place_held_before() -> None:
@@ -80,13 +86,7 @@ def test_audio_does_not_see_what_its_place_held_before() -> None:
     model = TinyCausal(build("moonshine"))
     rows = RowsFactory(model, EngineOptions(max_rows=4)).make()
     prefills = [rows.begin(model.prompt([sweep(seconds, 200, 900)], "x"), (b"",)) for seconds in (2.0, 1.0)]
-    for prefill in prefills:
-        prefill.advance(100)
-    rows.insert(prefills[0].state)
-    rows.insert(replace(prefills[0].state, cross=poisoned(prefills[0].state.cross)))
-    rows.remove(1)
-    rows.insert(prefills[1].state)
-    assert rows.step([30, 30]).isfinite().all()
+    assert logits_after_poison(rows, prefills, "cross").isfinite().all()
 
 
 def test_features_that_are_no_numbers_are_a_400() -> None:
