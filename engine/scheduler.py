@@ -68,7 +68,9 @@ class Scheduler(Generic[T]):
         `place` is called, so a long prompt may come here for every piece of it. One that will never fit comes here,
         too, and is to be withdrawn."""
         item = self._head()
-        return item if item is not None and (self._fits(item) or self.is_oversized(item)) else None
+        if item is None or len(self.running) >= self._max_rows:
+            return None
+        return item if self._fits(item) or self.is_oversized(item) else None
 
     def is_oversized(self, item: T) -> bool:
         """Whether a row of it would be too large for the memory, alone."""
@@ -138,7 +140,7 @@ class Scheduler(Generic[T]):
     def _fits(self, item: T) -> bool:
         rows = len(self.running) + 1
         columns = max(item.num_columns, self._widest()) + (HEADROOM if rows > 1 else 1)
-        return rows <= self._max_rows and rows * columns <= self._bound
+        return rows * columns <= self._bound
 
     def _widest(self) -> int:
         return max((item.num_columns for item in self.running), default=0)

@@ -202,3 +202,14 @@ def test_what_was_set_aside_goes_on_before_newcomers() -> None:
     assert scheduler.next() is None
     scheduler.leave(0)
     assert scheduler.next() is young
+
+
+def test_one_that_never_fits_waits_for_a_row_too() -> None:
+    """Nobody is given out where there is no row to place anybody in."""
+    scheduler: Scheduler[Item] = Scheduler(1, 60)
+    scheduler.submit(Item(0, 10))
+    scheduler.place(scheduler.next())
+    scheduler.submit(Item(1, 100))
+    assert scheduler.next() is None
+    scheduler.leave(0)
+    assert scheduler.next().name == 1
