@@ -6,6 +6,7 @@ Read once in `main()` and passed down frozen; nothing else reads the environment
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MB = 1_000_000
 MIB = 1 << 20
 
+LongAudio = Literal["error", "truncate", "chunk"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -36,13 +38,32 @@ class Settings(BaseSettings):
     )
 
     # What is served, and where.
-    model: str = Field("whisper-tiny.en", description="what to serve: whisper-tiny.en, or fake (for trying clients)")
+    model: str = Field(
+        "whisper-tiny.en",
+        description="what to serve: a directory or hub id, path/to/file.py:Class, cascade:ASR,LLM, whisper-tiny.en, or "
+        "fake (for trying clients)",
+    )
     served_model_name: str | None = Field(None, description="the name clients use; the model's own where not set")
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104 -- a choice, not the default
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights' type; auto: float32 on CPU, bfloat16 or float16 on an accelerator"
+    )
+    device_map: str | None = Field(None, description="transformers' device_map, such as auto; one device where not set")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    trust_remote_code: bool = Field(False, description="run the Python code that a checkpoint brings")
+    attn_implementation: str | None = Field(None, description="transformers' attention: sdpa, eager, flash_attention_2")
+    quantization: str | None = Field(
+        None, description="int8: weights only, by torchao; or the JSON of a transformers quantization_config"
+    )
+    adapter: str | None = Field(None, description="a LoRA adapter in PEFT's format, merged into the weights")
+    long_audio: LongAudio | None = Field(
+        None,
+        description="audio longer than the model hears at once: error, truncate or chunk; the model's way if unset",
+    )
+    cards_dir: Path | None = Field(
+        None, description="where models.check keeps what it found; $XDG_CACHE_HOME/eardrum or ~/.cache/eardrum if unset"
     )
     workers_per_device: PositiveInt = Field(1, description="model copies on each device")
     api_servers: PositiveInt = Field(1, description="HTTP processes")
@@ -100,6 +121,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
+
+    @property
+    def cards_path(self) -> Path:
+        """Where capability cards are."""
+        return self.cards_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eardrum"
 
     @property
     def public_name(self) -> str:

@@ -16,6 +16,8 @@ BUS = "eardrum"  # the one key of LitServe's response buffer under which all eve
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
+LongAudio = Literal["error", "truncate", "chunk"]  # what becomes of a clip that the model cannot take whole
+Batching = Literal["continuous", "dynamic", "serial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,12 @@ class Sampling:
     min_tokens: int = 0  # no end of the answer before
     ignore_eos: bool = False
     temperature: float | None = None
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all tokens
+    top_p: float | None = None
+    top_k: int | None = None  # 0: all tokens
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()  # token id, what is added to its logit
     stop: tuple[str, ...] = ()
     seed: int | None = None
@@ -96,7 +98,8 @@ class Structure:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
-    `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock."""
+    `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
+    the client's own choice."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -105,6 +108,7 @@ class Job:
     structure: Structure | None = None
     priority: int = 0
     deadline: float | None = None
+    long_audio: LongAudio | None = None
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -137,13 +141,20 @@ def from_line(line: str) -> Wake | Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the served model takes, as `GET /v1/models` tells it. Seconds are of audio at `sampling_rate` hertz."""
+    """What the served model takes, as `GET /v1/models` tells it.
+
+    Of audio at `sampling_rate` hertz the model hears `max_seconds_per_window` at once; of a clip that is longer,
+    `long_audio` says what becomes. `max_clips`: in one conversation; `None`: as many as the server allows. `why`: the
+    reason for `batching`, in a sentence.
+    """
 
     sampling_rate: int
     max_seconds_per_window: float | None
-    long_audio: Literal["error", "chunk"]
-    batching: Literal["continuous", "dynamic", "serial"]
-    default_temperature: float = 1.0
+    long_audio: LongAudio
+    batching: Batching
+    max_clips: int | None = None
+    formats: tuple[str, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +202,18 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """The audio of a job: how much came, and how much of it the model was given."""
+
+    parts: int = 0
+    seconds_received: float = 0.0
+    seconds_used: float = 0.0
+
+
+NOTHING_HEARD = Heard()
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one choice cost, in the model's own tokens; prompt and audio are the same for each choice of a job.
     `cached_tokens` of the prompt were not computed for this job, as an earlier one had the same beginning."""
@@ -199,8 +222,7 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     audio_tokens: int = 0
-    audio_parts: int = 0
-    audio_seconds: float = 0.0
+    heard: Heard = NOTHING_HEARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire import Delta, Finished, TokenLogprob, Usage
+from wire import Delta, Finished, Heard, TokenLogprob, Usage
 
 Json = dict[str, Any]
 
@@ -111,18 +111,28 @@ class Chunks:
 
 
 def _usage(usages: Mapping[int, Usage]) -> Json:
-    """OpenAI's usage of all choices together, and beside it the audio that was heard, in seconds.
+    """OpenAI's usage of all choices together, and beside it the audio.
 
     The choices share one prompt, so what it cost is told by the first of them.
     """
     first, completion = usages[min(usages)], sum(usage.completion_tokens for usage in usages.values())
-    seconds = round(first.audio_seconds, 3)
     return {
         "prompt_tokens": first.prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": first.prompt_tokens + completion,
         "prompt_tokens_details": {"audio_tokens": first.audio_tokens, "cached_tokens": first.cached_tokens},
-        "audio": {"seconds_received": seconds, "seconds_used": seconds, "parts": first.audio_parts},
+        "audio": _audio(first.heard),
+    }
+
+
+def _audio(heard: Heard) -> Json:
+    """In milliseconds' precision; what was used and what was dropped add up to what was received."""
+    received, used = round(heard.seconds_received, 3), round(heard.seconds_used, 3)
+    return {
+        "seconds_received": received,
+        "seconds_used": used,
+        "seconds_dropped": round(received - used, 3),
+        "parts": heard.parts,
     }
 
 

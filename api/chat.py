@@ -41,7 +41,15 @@ def build_job(chat: ChatRequest, job_id: JobId, store: Store, max_audio_bytes: i
     messages = tuple(
         _message(message, f"messages[{i}]", counted_store, max_audio_bytes) for i, message in enumerate(chat.messages)
     )
-    return Job(job_id, messages, build_sampling(chat), size, build_structure(chat), chat.priority or 0)
+    return Job(
+        job_id,
+        messages,
+        build_sampling(chat),
+        spool_bytes=size,
+        structure=build_structure(chat),
+        priority=chat.priority or 0,
+        long_audio=chat.long_audio,
+    )
 
 
 def _check_messages(messages: list[ChatMessage], settings: Settings) -> None:

@@ -31,7 +31,7 @@ from api.schema import parse
 from audio.spool import Spool
 from config import Settings
 from errors import BodyTooLarge, EardrumError, ModelNotFound, UnsupportedMediaType, for_status
-from wire import Delta, Finished, Job
+from wire import Capabilities, Delta, Finished, Job
 
 T = TypeVar("T")
 Events = AsyncGenerator[Delta | Finished, None]
@@ -108,14 +108,7 @@ class Api:
         name = self._settings.public_name
         card: Json = {"id": name, "object": "model", "created": self._started, "owned_by": "eardrum"}
         if capabilities := self._pending.capabilities:
-            card["audio"] = {
-                "sampling_rate": capabilities.sampling_rate,
-                "max_seconds_per_window": capabilities.max_seconds_per_window,
-                "max_seconds_per_clip": self._settings.max_audio_seconds,
-                "max_clips": self._settings.max_clips,
-                "long_audio": capabilities.long_audio,
-                "batching": capabilities.batching,
-            }
+            card["audio"] = _audio_card(capabilities, self._settings)
         return card
 
     def _check_model(self, name: str) -> None:
@@ -196,6 +189,26 @@ class Api:
             await events.aclose()
             raise
         return JSONResponse(completion.body())
+
+
+def _audio_card(model: Capabilities, settings: Settings) -> Json:
+    """What audio is taken: the model's own limits within the operator's. A clip that is longer than
+    `max_seconds_per_clip` is refused; where that is more than the model hears at once, `long_audio` says what becomes
+    of the rest."""
+    long_audio = settings.long_audio or model.long_audio
+    refused_from = [settings.max_audio_seconds]
+    if long_audio == "error" and model.max_seconds_per_window is not None:
+        refused_from.append(model.max_seconds_per_window)
+    return {
+        "sampling_rate": model.sampling_rate,
+        "max_seconds_per_window": model.max_seconds_per_window,
+        "max_seconds_per_clip": min(refused_from),
+        "max_clips": settings.max_clips if model.max_clips is None else min(settings.max_clips, model.max_clips),
+        "formats": model.formats,
+        "long_audio": long_audio,
+        "batching": model.batching,
+        "why": model.why,
+    }
 
 
 async def _stream(first: Delta | Finished, events: Events, chunks: Chunks) -> AsyncGenerator[bytes, None]:

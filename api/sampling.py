@@ -35,12 +35,12 @@ def build_sampling(chat: ChatRequest) -> Sampling:
         min_tokens=chat.min_tokens or 0,
         ignore_eos=bool(chat.ignore_eos),
         temperature=chat.temperature,
-        top_p=1.0 if chat.top_p is None else chat.top_p,
-        top_k=max(0, chat.top_k or 0),  # vLLM writes "all" as -1, too
+        top_p=chat.top_p,
+        top_k=None if chat.top_k is None else max(0, chat.top_k),  # vLLM writes "all" as -1, too
         min_p=chat.min_p or 0.0,
         presence_penalty=chat.presence_penalty or 0.0,
         frequency_penalty=chat.frequency_penalty or 0.0,
-        repetition_penalty=chat.repetition_penalty or 1.0,
+        repetition_penalty=chat.repetition_penalty,
         logit_bias=tuple({int(token): bias for token, bias in (chat.logit_bias or {}).items()}.items()),
         stop=tuple(_stops(chat)),
         seed=chat.seed,

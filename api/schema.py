@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, from_json
 
 from errors import BadRequest
+from wire import LongAudio
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -213,7 +214,7 @@ class StructuredOutputs(_Model):
 
 
 class ChatRequest(_Model):
-    """The fields that are used, in OpenAI's and vLLM's words. All others are ignored."""
+    """The fields that are used, in OpenAI's and vLLM's words, and one of ours. All others are ignored."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -235,6 +236,7 @@ class ChatRequest(_Model):
     top_logprobs: int | None = Field(None, ge=0)
     n: int | None = Field(None, ge=1)
     priority: int | None = Field(None, ge=-(2**31), le=2**31)
+    long_audio: LongAudio | None = None  # ours
     modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -25,6 +25,8 @@ from errors import AudioTooLong, BadAudio
 Waveform = npt.NDArray[np.float32]
 
 CONTAINERS = "wav,w64,mp3,flac,ogg,mov,matroska,aac,aiff,au,caf"  # FFmpeg's names; mov: mp4, m4a; matroska: webm
+# The same as clients call them.
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", "webm", "mkv", "aiff", "au", "caf")
 CODECS_WITH_TAILS = ("mp3", "mp3float")
 MAX_TAIL_BYTES = 8192
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000

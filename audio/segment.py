@@ -10,14 +10,17 @@ from audio.decode import Waveform
 FRAME_S = 0.02  # resolution of the search
 PAUSE_S = 0.2  # loudness is averaged over about the length of a short pause between words
 SEARCH_SHARE = 0.5  # the cut is looked for in the last half of a window
+REST_SHARE = 0.1  # and leaves so much of a window at least: a rest of some milliseconds is nothing that can be heard
 
 
 def split_at_quiet(waveform: Waveform, sampling_rate: int, max_seconds: float) -> list[Waveform]:
-    """Views on `waveform`, in order and without a gap, none longer than `max_seconds`; one view where it fits."""
+    """Views on `waveform`, in order and without a gap, none longer than `max_seconds`; one view where it fits. Of
+    several, none is shorter than a tenth of that."""
     limit = int(max_seconds * sampling_rate)
+    rest = int(limit * REST_SHARE)
     windows = []
     while len(waveform) > limit:
-        cut = _quietest(waveform[:limit], sampling_rate)
+        cut = _quietest(waveform[: min(limit, len(waveform) - rest)], sampling_rate)
         windows.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*windows, waveform]

@@ -8,6 +8,9 @@ each clip and the text it was given.
     #random         sample letters, each as likely                #fail=step      the third decode step raises
     #delay=0.01     seconds for each decode step                  #die            the process ends at the third step
     #bad            refuse the conversation with a 400            #fail=nan       its logits are no numbers
+
+It hears clips of any length, as many as there are; called `fake:30` it hears 30 seconds at once, and called `fake:30:2`
+two clips at most. Each window of a longer clip has an answer of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +25,21 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from errors import BadRequest
-from models.base import CausalModel, Clip, Conversation, Prefill, PrefillFailed, Prompt
+from models.base import (
+    CausalModel,
+    Clip,
+    Conversation,
+    Prefill,
+    PrefillFailed,
+    Prompt,
+    clips_of,
+    one_window_each,
+)
 from wire import Capabilities
 
 SAMPLING_RATE = 16_000
 MAX_NEW_TOKENS = 100_000
+_NAME = re.compile(r"fake(?::([1-9]\d*)(?::([1-9]\d*))?)?")
 _ORDER = re.compile(r"#(\w+)(?:=(\S+))?")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CERTAIN = 50.0  # a logit so high that sampling at temperature 2 takes it, too
@@ -44,13 +57,23 @@ class Script(Prompt):
 
 
 class FakeModel(CausalModel):
-    capabilities = Capabilities(
-        sampling_rate=SAMPLING_RATE,
-        max_seconds_per_window=None,
-        long_audio="error",
-        batching="continuous",
-        default_temperature=0.0,
-    )
+    def __init__(self, max_seconds_per_window: float | None = None, max_clips: int | None = None) -> None:
+        self.capabilities = Capabilities(
+            sampling_rate=SAMPLING_RATE,
+            max_seconds_per_window=max_seconds_per_window,
+            long_audio="error",
+            batching="continuous",
+            max_clips=max_clips,
+        )
+
+    @classmethod
+    def named(cls, name: str) -> FakeModel:
+        """The fake model with the limits in its name. Raises `ValueError`."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise ValueError(f"{name}: write fake, fake:30 (the seconds it hears at once) or fake:30:2 (and clips)")
+        seconds, clips = found.groups()
+        return cls(float(seconds) if seconds else None, int(clips) if clips else None)
 
     def setup(self, device: str, dtype: str) -> None:
         self.tokenizer = _byte_tokenizer()
@@ -58,25 +81,28 @@ class FakeModel(CausalModel):
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
         text = " ".join(part for part in conversation[-1].parts if isinstance(part, str))
-        clips = [part for turn in conversation for part in turn.parts if isinstance(part, Clip)]
         orders = dict(_ORDER.findall(text))
         if "bad" in orders:
             raise BadRequest("The fake model was told to refuse this.", "messages")
         if orders.get("fail") == "prepare":
             raise RuntimeError("the fake model was told to fail in prepare")
+        pieces = one_window_each(conversation)
+        lead = " " if len(pieces) > 1 else None
+        return [self._script(text, clips_of(piece), orders, lead) for piece in pieces]
+
+    def _script(self, text: str, clips: Sequence[Clip], orders: dict[str, str], lead: str | None) -> Script:
         audio_tokens = sum(len(window) for clip in clips for window in clip.windows) // SAMPLING_RATE
-        return [
-            Script(
-                inputs={},
-                num_tokens=len(self._ids(text)) + audio_tokens,
-                num_audio_tokens=audio_tokens,
-                max_new_tokens=MAX_NEW_TOKENS,
-                answer=self._ids(_answer(text, clips, orders)),
-                random="random" in orders,
-                delay_s=float(orders.get("delay") or 0),
-                fault="die" if "die" in orders else orders.get("fail", ""),
-            )
-        ]
+        return Script(
+            inputs={},
+            num_tokens=len(self._ids(text)) + audio_tokens,
+            num_audio_tokens=audio_tokens,
+            max_new_tokens=MAX_NEW_TOKENS,
+            lead=lead,
+            answer=self._ids(_answer(text, clips, orders)),
+            random="random" in orders,
+            delay_s=float(orders.get("delay") or 0),
+            fault="die" if "die" in orders else orders.get("fail", ""),
+        )
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.answers import Chunks, Completion, Reply
-from wire import Delta, Finished, JobId, TokenLogprob, Usage
+from wire import Delta, Finished, Heard, JobId, TokenLogprob, Usage
 
 JOB_ID = JobId(0, "x")
 REPLY = Reply("chatcmpl-x", 1_700_000_000, "m")
@@ -21,7 +22,7 @@ def delta(text: str, *tokens: TokenLogprob, choice: int = 0) -> Delta:
     return Delta(JOB_ID, choice, text, tokens)
 
 
-def end(choice: int = 0, labels: tuple[tuple[str, float], ...] = (), **usage: int) -> Finished:
+def end(choice: int = 0, labels: tuple[tuple[str, float], ...] = (), **usage: object) -> Finished:
     return Finished(JOB_ID, choice, "stop", Usage(**{"prompt_tokens": 10, "completion_tokens": 2, **usage}), labels)
 
 
@@ -115,3 +116,15 @@ def test_choices_share_one_prompt() -> None:
     for usage in (completion(*events, n=2)[1].usage, stream(*events)[1][-1].usage):
         assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (10, 7, 17)
         assert (usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens_details.audio_tokens) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("received", "used", "told"),
+    [(11.0, 11.0, (11.0, 11.0, 0.0)), (40.10006, 30.0, (40.1, 30.0, 10.1)), (2.0006, 1.0004, (2.001, 1.0, 1.001))],
+)
+def test_audio_that_was_used_and_dropped_adds_up(received: float, used: float, told: tuple) -> None:
+    """To what came, as it is told: in milliseconds."""
+    ends = end(0, heard=Heard(2, received, used)), end(1, heard=Heard(2, received, used))
+    for usage in (completion(*ends, n=2)[1].usage, stream(*ends)[1][-1].usage):
+        fields = ("seconds_received", "seconds_used", "seconds_dropped", "parts")
+        assert usage.audio == dict(zip(fields, (*told, 2), strict=True))

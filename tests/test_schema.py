@@ -86,6 +86,8 @@ def content(*blocks: object) -> bytes:
         (body(logprobs=True, top_logprobs=True), "top_logprobs"),
         (body(priority=2**31 + 1), "priority"),
         (body(priority="high"), "priority"),
+        (body(long_audio="split"), "long_audio"),
+        (body(long_audio=["chunk"]), "long_audio"),
         (body(stop=5), "stop"),
         (body(stop=["a", 5]), "stop[1]"),
         (body(stream_options={"include_usage": "yes"}), "stream_options.include_usage"),
@@ -181,6 +183,7 @@ def test_errors_never_echo_the_input() -> None:
         b"secret" * 1000,
         body(logit_bias={secret: 1}),
         body(response_format={"type": secret}),
+        body(long_audio=secret),
         body(structured_outputs={"json": secret}),
         body(structured_outputs={"choice": [secret] * 2}),
         body(structured_outputs={secret: "x"}),
@@ -299,8 +302,8 @@ def test_what_is_over_a_limit_or_cannot_be_given_is_refused(raw: bytes, param: s
         ({}, Sampling()),
         ({"max_tokens": 9, "max_completion_tokens": 5, "min_tokens": 5}, Sampling(max_tokens=5, min_tokens=5)),
         ({"temperature": 0, "top_p": 0}, Sampling(temperature=0.0, top_p=0.0)),
-        ({"top_k": -1}, Sampling()),
-        ({"top_k": 0}, Sampling()),
+        ({"top_k": -1}, Sampling(top_k=0)),
+        ({"top_k": 0}, Sampling(top_k=0)),
         ({"top_k": 40, "min_p": 0.1}, Sampling(top_k=40, min_p=0.1)),
         (
             {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 1.2},
@@ -326,6 +329,13 @@ def test_a_priority_reaches_the_job(priority: int) -> None:
     """Without one it is 0."""
     assert job_of(priority=priority).priority == priority
     assert job_of().priority == 0
+
+
+@pytest.mark.parametrize("long_audio", ["error", "truncate", "chunk", None])
+def test_what_becomes_of_long_audio_reaches_the_job(long_audio: str | None) -> None:
+    """Without a word of the client's it is left to the server."""
+    assert job_of(long_audio=long_audio).long_audio == long_audio
+    assert job_of().long_audio is None
 
 
 SCHEMA = {"type": "object", "properties": {"z": {"const": "é"}, "a": {}}}

@@ -18,11 +18,12 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 @given(st.floats(0.0, 8.0), st.floats(0.5, 3.0))
 def test_the_windows_are_the_whole_audio_in_order(seconds: float, limit: float) -> None:
-    """None is longer than the limit, and joined they are what came in."""
+    """None is longer than the limit or too short to be heard, and joined they are what came in."""
     waveform = noise(seconds)
     windows = split_at_quiet(waveform, RATE, limit)
     assert all(len(window) <= limit * RATE for window in windows)
     assert np.array_equal(np.concatenate(windows), waveform)
+    assert len(windows) == 1 or min(map(len, windows)) >= limit * RATE // 10
 
 
 def test_audio_that_fits_is_one_window() -> None:
@@ -46,3 +47,10 @@ def test_silence_is_cut_as_late_as_possible() -> None:
     windows = split_at_quiet(np.zeros(65 * RATE, dtype=np.float32), RATE, 30)
     assert len(windows) == 3
     assert len(windows[0]) > 29 * RATE
+
+
+def test_what_is_a_little_too_long_leaves_no_crumb() -> None:
+    """Silence at the very end of a window would leave some milliseconds to the next, in which nobody hears a thing."""
+    waveform = noise(30.02)
+    waveform[-RATE // 2 :] = 0
+    assert [len(window) / RATE for window in split_at_quiet(waveform, RATE, 30)][-1] >= 3

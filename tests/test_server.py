@@ -193,7 +193,12 @@ def test_models_are_listed_with_what_they_take(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.object, model.owned_by) == ("fake", "model", "eardrum")
     assert isinstance(model.created, int)
-    assert model.audio["sampling_rate"] == 16_000
+    assert set(model.audio) == {
+        *("sampling_rate", "max_seconds_per_window", "max_seconds_per_clip", "max_clips", "formats", "long_audio"),
+        *("batching", "why"),
+    }
+    assert (model.audio["sampling_rate"], model.audio["max_seconds_per_window"]) == (16_000, None)
+    assert (model.audio["max_seconds_per_clip"], model.audio["max_clips"]) == (3600, 16)
     assert client.models.retrieve("fake") == model
 
 

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from audio.decode import DecodeLimits, Waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
-from audio.segment import split_at_quiet
 from audio.source import AudioSource
 from audio.spool import Spool
 from config import Settings
 from engine.grammar import Grammar
-from engine.request import Request, RequestBuilder
-from errors import AudioTooLong
-from models.base import CausalModel, Clip, Conversation, Turn
-from wire import AudioPart, Job, TextPart
+from errors import BadRequest
+from models.base import Clip, Conversation, Turn
+from wire import Capabilities, Heard, Job, TextPart
+from worker.clips import fitted
+from worker.serving import Request, Requests
 
 PREPARE_THREADS = 4  # features and templates; torch uses the cores by itself
 GRAMMAR_THREADS = 2  # of their own: a client's grammar may take seconds, and nobody else's audio waits for it
@@ -27,12 +27,12 @@ class Preparer:
     """Prepares many jobs side by side, from one event loop. The decode processes start with it; jobs may come once the
     model is loaded (`start`)."""
 
-    _requests: RequestBuilder
+    _requests: Requests
+    _capabilities: Capabilities
 
-    def __init__(self, settings: Settings, spool: Spool, model: CausalModel) -> None:
+    def __init__(self, settings: Settings, spool: Spool) -> None:
         self._settings = settings
         self._spool = spool
-        self._model = model
         self._threads = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix="grammar")
         limits = DecodeLimits(
@@ -44,12 +44,14 @@ class Preparer:
         self._decoders = DecodePool(settings.decode_processes, limits)
         self._source: AudioSource | None = None
 
-    def start(self, requests: RequestBuilder) -> None:
-        """The model is loaded, and its requests are made by `requests`."""
+    def start(self, requests: Requests, capabilities: Capabilities) -> None:
+        """The model is loaded, takes what `capabilities` say, and its requests are made by `requests`."""
         self._requests = requests
+        self._capabilities = capabilities
 
     async def prepare(self, job: Job) -> Request:
         """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding."""
+        self._check_clips(job)
         source = self._source = self._source or self._make_source()
         loop = asyncio.get_running_loop()
         grammar = None
@@ -70,26 +72,32 @@ class Preparer:
             spool=self._spool,
             fetcher=Fetcher(settings.max_audio_bytes, settings.fetch_redirects, settings.allow_private_networks),
             decoders=self._decoders,
-            sampling_rate=self._model.capabilities.sampling_rate,
+            sampling_rate=self._capabilities.sampling_rate,
             fetch_timeout_s=settings.fetch_timeout_s,
             max_request_seconds=settings.max_request_audio_seconds,
         )
 
-    def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
-        clips = [self._clip(part, waveform) for part, waveform in zip(job.audio_parts, waveforms, strict=True)]
-        seconds = sum(map(len, waveforms)) / self._model.capabilities.sampling_rate
-        prompts = self._model.prepare(_conversation(job, clips))
-        return self._requests.build(job, prompts, grammar, len(clips), seconds)
+    def _check_clips(self, job: Job) -> None:
+        limit, parts = self._capabilities.max_clips, job.audio_parts
+        if limit is not None and len(parts) > limit:
+            place = parts[limit].place
+            if limit == 0:
+                raise BadRequest(f"`{place}`: this model reads text only, and hears no audio.", place)
+            raise BadRequest(
+                f"`{place}`: the messages hold {len(parts)} audio parts, and this model hears at most {limit}.",
+                place,
+            )
 
-    def _clip(self, part: AudioPart, waveform: Waveform) -> Clip:
-        """The whole waveform, in windows that the model takes; or the reason why it cannot be taken whole."""
-        capabilities = self._model.capabilities
-        limit = capabilities.max_seconds_per_window
-        if limit is None or len(waveform) <= limit * capabilities.sampling_rate:
-            return Clip((waveform,))
-        if capabilities.long_audio == "error":
-            raise AudioTooLong(f"`{part.place}`: this model takes at most {limit:g} seconds in one clip.", part.place)
-        return Clip(tuple(split_at_quiet(waveform, capabilities.sampling_rate, limit)))
+    def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
+        policy = job.long_audio or self._settings.long_audio or self._capabilities.long_audio
+        clips = [
+            fitted(waveform, part.place, policy, self._capabilities)
+            for part, waveform in zip(job.audio_parts, waveforms, strict=True)
+        ]
+        rate = self._capabilities.sampling_rate
+        used = sum(len(window) for clip in clips for window in clip.windows)
+        heard = Heard(len(clips), sum(map(len, waveforms)) / rate, used / rate)
+        return self._requests.prepare(job, _conversation(job, clips), heard, grammar)
 
 
 def _conversation(job: Job, clips: Iterable[Clip]) -> Conversation:

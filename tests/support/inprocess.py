@@ -86,8 +86,8 @@ class InProcess:
 
 @asynccontextmanager
 async def run_in_process(running: bool = True, **options: object) -> AsyncIterator[InProcess]:
-    """`running=False` leaves jobs in the queue. Settings by name."""
-    settings = Settings(_env_file=None, model="fake", **options)
+    """`running=False` leaves jobs in the queue. Settings by name; the fake model is served unless another is named."""
+    settings = Settings(_env_file=None, **{"model": "fake", **options})
     with open_spool(None, 0) as spool:
         server = InProcess(settings, spool)
         if running:
