@@ -92,7 +92,7 @@ QUICK = Scale(1, 1, (1, 4), 8, (1, 4), 4, 8, 4, (2, 12))
 class RandomModel(CausalModel):
     """Qwen2-Audio's shape, small, with random weights that are the same in each run. Token 17 is written " 17"."""
 
-    capabilities = Capabilities(SAMPLING_RATE, None, "error", "continuous", default_temperature=0.0)
+    capabilities = Capabilities(SAMPLING_RATE, None, "error", "continuous")
     end_ids = frozenset({END})
     placeholder_ids = (AUDIO,)
 

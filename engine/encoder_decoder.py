@@ -117,8 +117,25 @@ class EncoderDecoderRows:
         inputs = placed(self._module, prompt.inputs)
         with self._encoder_cache.naming(audio_keys):
             output = self._module(**inputs, past_key_values=EncoderDecoderCache(own, cross), use_cache=True)
-        state = EncoderDecoderState(taken_from(own), taken_from(cross), self._encoder_mask(cross))
-        return state, output.logits[0]
+        mask = self._encoder_mask(cross)
+        logits = output.logits[0]
+        if prompt.follow_up is not None:
+            ids = prompt.follow_up(logits[-1])
+            assert len(ids) == prompt.num_following, "a prompt keeps its length"
+            logits = torch.cat([logits, self._extend(own, cross, mask, ids)])
+        return EncoderDecoderState(taken_from(own), taken_from(cross), mask), logits
+
+    def _extend(self, own: DynamicCache, cross: DynamicCache, mask: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+        """Append tokens to a prompt that is in the caches; the logits after each, shape (tokens, vocabulary)."""
+        start = own.get_seq_length()
+        logits = self._decode(
+            torch.tensor([ids]),
+            torch.ones((1, start + len(ids)), dtype=torch.long),
+            torch.arange(start, start + len(ids))[None],
+            EncoderDecoderCache(own, cross),
+            mask[None],
+        )
+        return logits[0]
 
     def _encoder_mask(self, cross: DynamicCache) -> torch.Tensor:
         mask = getattr(self._encoded, "attention_mask", None)

@@ -21,7 +21,7 @@ from engine.sequence import Run, Sequence, SharedPrefill
 from engine.text import AnswerText
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
 from models.base import CausalModel
-from wire import Delta, Failed, Finished, FinishReason, JobId
+from wire import Batching, Delta, Failed, Finished, FinishReason, JobId
 
 log = logging.getLogger("eardrum.engine")
 
@@ -47,9 +47,11 @@ class Engine:
         self._scheduler: Scheduler[Sequence] = Scheduler(self._factory.max_rows, self._rows.max_tokens)
 
     @property
-    def is_serial(self) -> bool:
-        """Whether the model answers one request at a time, whatever `max_rows` says."""
-        return self._factory.is_serial
+    def batching(self) -> tuple[Batching, str]:
+        """How requests share the model, and why."""
+        if self._factory.reason_for_one_row:
+            return "serial", f"the model {self._factory.reason_for_one_row}, so it answers one request at a time"
+        return "continuous", "each prompt is computed alone, and all answers are decoded together, row by row"
 
     @property
     def idle(self) -> bool:
@@ -62,12 +64,9 @@ class Engine:
 
     def _sequence(self, run: Run, choice: int) -> Sequence:
         request, sampling = run.request, run.request.sampling
-        default = self._model.capabilities.default_temperature
-        temperature = default if sampling.temperature is None else sampling.temperature
         text = AnswerText(self._model.tokenizer, sampling.stop)
         text.begin(request.prompts[0].lead)
-        said_before = request.prompts[0].token_ids if sampling.repetition_penalty != 1 else ()
-        sampler = RowSampler(sampling, temperature, choice, said_before)
+        sampler = RowSampler(sampling, self._model.defaults, choice, request.prompts[0].token_ids)
         return Sequence(run, choice, text, sampler, request.grammar.start() if request.grammar else None)
 
     def cancel(self, job_id: JobId) -> None:

@@ -10,8 +10,8 @@ from engine.grammar import Grammar, GrammarCompiler
 from engine.prompts import audio_keys, features
 from engine.vocabulary import Vocabulary
 from errors import BadRequest
-from models.base import CausalModel, Prompt
-from wire import Job, JobId, Sampling, Structure
+from models.base import CausalModel, Conversation, Prompt
+from wire import NOTHING_HEARD, Heard, Job, JobId, Sampling, Structure
 
 MAX_LABEL_TOKENS = 64
 
@@ -26,14 +26,13 @@ class Label:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What the engine answers. `audio_seconds` and `audio_parts` were heard while it was prepared; `audio_keys` name
-    the audio of each prompt. `structure` is where `grammar` comes from."""
+    """What the engine answers. `heard` is the audio that it was made of; `audio_keys` name the audio of each
+    prompt. `structure` is where `grammar` comes from."""
 
     id: JobId
     prompts: Sequence[Prompt]
     sampling: Sampling
-    audio_parts: int = 0
-    audio_seconds: float = 0.0
+    heard: Heard = NOTHING_HEARD
     structure: Structure | None = None
     grammar: Grammar | None = None
     labels: tuple[Label, ...] = ()
@@ -60,13 +59,17 @@ class RequestBuilder:
         """The grammar of the job's structure. Of a client's making, so it may take seconds. Raises `BadRequest`."""
         return self._compiler.compile(job.structure) if job.structure else None
 
+    def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> Request:
+        """The request of a job, whose messages and audio are `conversation`. Computes features, so not for the engine's
+        thread. Raises `BadRequest`."""
+        return self.build(job, self._model.prepare(conversation), grammar, heard)
+
     def build(
         self,
         job: Job,
         prompts: Sequence[Prompt],
         grammar: Grammar | None = None,
-        audio_parts: int = 0,
-        audio_seconds: float = 0.0,
+        heard: Heard = NOTHING_HEARD,
     ) -> Request:
         """Raises `BadRequest` for what the model cannot do. `grammar` is what `compile` has made for the job."""
         self._check_bias(job.sampling)
@@ -83,8 +86,7 @@ class RequestBuilder:
             id=job.id,
             prompts=prompts,
             sampling=job.sampling,
-            audio_parts=audio_parts,
-            audio_seconds=audio_seconds,
+            heard=heard,
             structure=structure,
             grammar=grammar,
             labels=self._labels(job, min(MAX_LABEL_TOKENS, prompts[0].max_new_tokens)),

@@ -47,7 +47,7 @@ class RowsFactory:
         self._model = model
         self._options = options
         self.max_rows = options.max_rows
-        self.is_serial = False
+        self.reason_for_one_row = ""
         if model.make_rows() is not None:
             return
         module: Any = model.module
@@ -56,9 +56,9 @@ class RowsFactory:
         self._prefix_cache = PrefixCache(options.prefix_cache_mb * MB)
         self._max_bytes = key_value_bytes(self._device, options.workers_per_device)
         if reason := _reason_for_one_row(module):
-            self.max_rows, self.is_serial = 1, True
+            self.max_rows, self.reason_for_one_row = 1, reason
             log.warning("the model %s: it answers one request at a time", reason)
-        self._max_tokens = options.kv_tokens or (None if self.is_serial else self._measured(module))
+        self._max_tokens = options.kv_tokens or (None if self.reason_for_one_row else self._measured(module))
         self._warn(module)
 
     def _measured(self, module: Any) -> int | None:
@@ -73,7 +73,7 @@ class RowsFactory:
         return max(1, self._max_bytes // taken_from(cache).num_bytes)
 
     def _warn(self, module: Any) -> None:
-        if self._options.compiled and (self.is_serial or module.config.is_encoder_decoder):
+        if self._options.compiled and (self.reason_for_one_row or module.config.is_encoder_decoder):
             log.warning("--compile is for decoder-only models whose rows share a step; this one runs uncompiled")
         if getattr(module.config, "has_lora_adapter", False):
             log.warning("the model has an adapter for audio only; it is left as it is loaded, for text, too")
@@ -89,7 +89,7 @@ class RowsFactory:
         slots = SlotCache(self.max_rows, self._max_tokens, self._max_bytes, first_rows)
         if module.config.is_encoder_decoder:
             return EncoderDecoderRows(module, slots, self.max_rows, self._encoder_cache)
-        if self.is_serial:
+        if self.reason_for_one_row:
             return SerialRows(module)
         return DecoderRows(
             module,

@@ -9,10 +9,12 @@ company. Ties are kept or dropped together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from models.base import Defaults
 from wire import Sampling
 
 MIN_TEMPERATURE = 1e-4  # below it logits overflow float32, and the likeliest token is certain anyway
@@ -25,16 +27,21 @@ WIDER = 16
 
 BLOCK = 128  # values that are compared at once
 
+T = TypeVar("T")
+
 
 class RowSampler:
-    """One sequence's settings, and what it has said so far where that matters. `prompt_ids`: what a repetition penalty
-    counts as said before."""
+    """One sequence's settings, and what it has said so far where that matters. `defaults` hold where the request says
+    nothing. `prompt_ids`: what a repetition penalty counts as said before."""
 
-    def __init__(self, sampling: Sampling, temperature: float, choice: int, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, defaults: Defaults, choice: int, prompt_ids: Sequence[int] = ()) -> None:
         self.settings = sampling
-        self.temperature = temperature
+        self.temperature = _given(sampling.temperature, defaults.temperature)
+        self.top_p = _given(sampling.top_p, defaults.top_p)
+        self.top_k = _given(sampling.top_k, defaults.top_k)
+        self.repetition_penalty = _given(sampling.repetition_penalty, defaults.repetition_penalty)
         self.seed(choice)
-        self._prompt_ids = prompt_ids
+        self._prompt_ids = prompt_ids if self.repetition_penalty != 1 else ()
         self.counts: torch.Tensor | None = None  # of each token in the answer, shape (vocabulary,)
         self.seen: torch.Tensor | None = None  # whether a token is in the prompt or the answer
 
@@ -51,12 +58,12 @@ class RowSampler:
     @property
     def has_penalties(self) -> bool:
         s = self.settings
-        return bool(s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1)
+        return bool(s.presence_penalty or s.frequency_penalty or self.repetition_penalty != 1)
 
     @property
     def narrows(self) -> bool:
         """Whether fewer than all tokens may be drawn."""
-        return self.settings.top_p < 1 or self.settings.top_k > 0
+        return self.top_p < 1 or self.top_k > 0
 
     def record(self, token: int) -> None:
         """The token has been chosen."""
@@ -71,6 +78,10 @@ class RowSampler:
             self.seen = torch.zeros_like(like, dtype=torch.bool)
             self.seen[list(self._prompt_ids)] = True
         return self.counts, self.seen
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def sample(logits: torch.Tensor, rows: Sequence[RowSampler]) -> list[int]:
@@ -108,7 +119,7 @@ def _penalise(logits: torch.Tensor, rows: Sequence[RowSampler]) -> None:
     tallies = [row.tally(logits[0]) for row in chosen]
     counts, seen = torch.stack([counts for counts, _ in tallies]), torch.stack([seen for _, seen in tallies])
     part = logits[penalised]
-    repetition = _column([row.settings.repetition_penalty for row in chosen], part)
+    repetition = _column([row.repetition_penalty for row in chosen], part)
     part = torch.where(seen, torch.where(part > 0, part / repetition, part * repetition), part)
     part -= _column([row.settings.frequency_penalty for row in chosen], part) * counts
     part -= _column([row.settings.presence_penalty for row in chosen], part) * (counts > 0)
@@ -151,14 +162,14 @@ def _smallest(rows: Sequence[RowSampler], probabilities: torch.Tensor, width: in
     2019); at least one token stays.
     """
     vocabulary = probabilities.shape[-1]
-    width = min(max(width, *(row.settings.top_k for row in rows)), vocabulary)
-    top_k = torch.tensor([[row.settings.top_k or vocabulary] for row in rows], device=probabilities.device)
+    width = min(max(width, *(row.top_k for row in rows)), vocabulary)
+    top_k = torch.tensor([[row.top_k or vocabulary] for row in rows], device=probabilities.device)
     ordered = probabilities.topk(width).values if width < vocabulary else probabilities.sort(descending=True).values
     cumulative = ordered.cumsum(-1, dtype=torch.float64)
     of_top_k = cumulative.gather(-1, top_k.clamp(max=width) - 1)
     total = torch.where(top_k <= width, of_top_k, probabilities.sum(-1, keepdim=True, dtype=torch.float64))
     places = torch.arange(width, device=probabilities.device)
-    reached = cumulative - ordered >= _column([row.settings.top_p for row in rows], cumulative) * total
+    reached = cumulative - ordered >= _column([row.top_p for row in rows], cumulative) * total
     last = ((places < top_k) & (~reached | (places == 0))).sum(-1, keepdim=True) - 1
     narrows = torch.tensor([[row.narrows] for row in rows], device=probabilities.device)
     smallest = torch.where(narrows, ordered.gather(-1, last), 0)

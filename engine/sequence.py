@@ -119,7 +119,6 @@ class Sequence:
             completion_tokens=self.completion_tokens,
             cached_tokens=sum(self.run.num_cached_tokens.values()),
             audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
-            audio_parts=request.audio_parts,
-            audio_seconds=request.audio_seconds,
+            heard=request.heard,
         )
         return Finished(request.id, self.choice, reason, usage, self.run.labels)

@@ -9,7 +9,7 @@ streams. Models know nothing of requests, HTTP, batching or the audio's origin.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from wire import Capabilities, Role
+from errors import BadRequest
+from wire import Capabilities, Role, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,9 @@ class Prompt:
     device and type. `num_tokens` counts the prompt's tokens, of which
     `num_audio_tokens` stand for audio. `max_new_tokens` is the room that the model's window leaves for the answer.
     `lead`: where a conversation takes several prompts, what joins this one's text to the text before; the text's own
-    leading blanks are dropped for it. `None`: the text stays as it is.
+    leading blanks are dropped for it. `None`: the text stays as it is. `follow_up`, of an encoder-decoder: makes the
+    `num_following` last tokens of the prompt from the logits after those before, shape (vocabulary,), so that a model
+    may tell the language itself.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -54,6 +57,8 @@ class Prompt:
     num_audio_tokens: int
     max_new_tokens: int
     lead: str | None = None
+    follow_up: Callable[[torch.Tensor], Sequence[int]] | None = None
+    num_following: int = 0
 
     @property
     def token_ids(self) -> list[int]:
@@ -65,7 +70,7 @@ class Prompt:
     def num_columns(self) -> int:
         """Tokens whose keys and values the decoder keeps: an encoder-decoder's audio is not among them."""
         ids = self.inputs.get("decoder_input_ids", self.inputs.get("input_ids"))
-        return self.num_tokens if ids is None else ids.shape[1]
+        return self.num_tokens if ids is None else ids.shape[1] + self.num_following
 
 
 class PrefillFailed(Exception):
@@ -118,6 +123,19 @@ class Rows(Protocol):
         rows are not touched."""
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """How a model's answers are sampled where a request says nothing. Temperature 0 takes the likeliest token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    repetition_penalty: float = 1.0
+
+
+GREEDY = Defaults(temperature=0.0)
+
+
 class CausalModel(ABC):
     """A model that writes one token after another.
 
@@ -125,6 +143,7 @@ class CausalModel(ABC):
     """
 
     capabilities: Capabilities
+    defaults: Defaults = GREEDY
     tokenizer: Tokenizer
     module: torch.nn.Module
     end_ids: frozenset[int]  # a token of these ends the answer
@@ -158,3 +177,78 @@ class CausalModel(ABC):
     def make_rows(self) -> Rows | None:
         """The model's own rows; `None` lets the engine keep key/value slots for `module`."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a `TextModel` is asked: a conversation, and how the answer is to be sampled."""
+
+    conversation: Conversation
+    sampling: Sampling
+
+
+class TextModel(ABC):
+    """A model that brings its own loop and gives text, such as a class with a `generate`, or a CTC transcriber.
+
+    The engine gathers questions into batches; a batch runs to its end before the next begins. A subclass sets the
+    attributes in `setup`, which runs once in the worker process.
+    """
+
+    capabilities: Capabilities
+    max_batch_size: int = 1
+
+    @abstractmethod
+    def setup(self, device: str, dtype: str) -> None:
+        """Load the model. `dtype`: auto, float32, bfloat16 or float16."""
+
+    @abstractmethod
+    def generate(self, questions: Sequence[Question]) -> Iterator[Sequence[str | None]]:
+        """The answers, piece by piece: each item holds the next text for each question, in order. "" is no news, `None`
+        says that the question's answer is complete. Closed early where nobody waits any more."""
+
+    def split(self, conversation: Conversation) -> Sequence[Conversation]:
+        """The questions of a conversation, which are answered one after another and joined by blanks: one for each
+        window of a clip that comes in several. Raises `BadRequest` for a conversation that the model cannot take."""
+        return one_window_each(conversation)
+
+    def group(self, question: Question) -> Hashable:
+        """Only questions of the same group share a batch."""
+        return None
+
+    def count_tokens(self, text: str) -> int:
+        """For `usage` and `max_tokens`. Without a tokenizer, a piece of text counts as one."""
+        return 1 if text else 0
+
+
+def clips_of(conversation: Conversation) -> list[Clip]:
+    """All audio of a conversation, in order."""
+    return [part for turn in conversation for part in turn.parts if isinstance(part, Clip)]
+
+
+def refuse_shorter(conversation: Conversation, num_samples: int) -> None:
+    """Raises `BadRequest` for a clip of fewer samples: encoders' convolutions need some, and fail or fall silent."""
+    shortest = min((len(window) for clip in clips_of(conversation) for window in clip.windows), default=num_samples)
+    if shortest < num_samples:
+        raise BadRequest(
+            f"An audio has {shortest} samples at the model's rate; this model needs {num_samples} to hear anything.",
+            "messages",
+        )
+
+
+def one_window_each(conversation: Conversation) -> list[Conversation]:
+    """A conversation whose one long clip comes in several windows, as one conversation for each window. Raises
+    `BadRequest` where several clips are long: no order of their windows would mean anything."""
+    long = [clip for clip in clips_of(conversation) if len(clip.windows) > 1]
+    if len(long) > 1:
+        raise BadRequest(
+            "Several audios are longer than the model hears at once, and only one can be answered in pieces. "
+            "Send one long audio in a request.",
+            "messages",
+        )
+    if not long:
+        return [conversation]
+    return [_replaced(conversation, long[0], Clip((window,))) for window in long[0].windows]
+
+
+def _replaced(conversation: Conversation, old: Clip, new: Clip) -> Conversation:
+    return tuple(Turn(turn.role, tuple(new if part is old else part for part in turn.parts)) for turn in conversation)

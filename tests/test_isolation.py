@@ -194,7 +194,7 @@ def test_a_module_that_takes_no_positions_answers_one_request_at_a_time(caplog: 
     config = Speech2TextConfig(vocab_size=64, encoder_attention_heads=2, decoder_attention_heads=2, **sizes)
     model = TinyCausal(replace(build("moonshine"), module=Speech2TextForConditionalGeneration(config).eval()))
     factory = RowsFactory(model, EngineOptions(max_rows=8))
-    assert (factory.max_rows, factory.is_serial) == (1, True)
+    assert (factory.max_rows, bool(factory.reason_for_one_row)) == (1, True)
     assert "takes no decoder_position_ids" in caplog.text
 
 

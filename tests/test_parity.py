@@ -149,7 +149,7 @@ def test_a_model_with_recurrent_state_answers_one_at_a_time_and_says_so(caplog: 
     """Rows cannot share such state; the answers are right all the same."""
     together, run = answers("recurrent_text", max_rows=8)
     assert together == reference("recurrent_text")
-    assert run.engine.is_serial
+    assert run.engine.batching[0] == "serial"
     assert "one request at a time" in caplog.text
 
 

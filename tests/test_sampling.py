@@ -18,11 +18,12 @@ from transformers.generation import (
 
 from engine import sampling
 from engine.sampling import RowSampler, sample
+from models.base import GREEDY, Defaults
 from wire import Sampling
 
 
 def row(temperature: float = 1.0, seed: int = 0, prompt_ids: tuple[int, ...] = (), **settings: object) -> RowSampler:
-    return RowSampler(Sampling(seed=seed, **settings), temperature, 0, prompt_ids)
+    return RowSampler(Sampling(seed=seed, temperature=temperature, **settings), GREEDY, 0, prompt_ids)
 
 
 def drawn(logits: torch.Tensor, sampler: RowSampler, count: int = 300) -> set[int]:
@@ -86,7 +87,7 @@ def test_a_seed_draws_the_same_on_every_machine() -> None:
 def test_choices_of_one_request_draw_apart() -> None:
     """With a seed and without, also a negative one."""
     for seed in (3, None, -(2**63)):
-        draws = {RowSampler(Sampling(seed=seed), 1.0, choice).random.random() for choice in range(4)}
+        draws = {RowSampler(Sampling(seed=seed), Defaults(), choice).random.random() for choice in range(4)}
         assert len(draws) == 4
 
 

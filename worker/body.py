@@ -23,7 +23,7 @@ from wire import Failed, Finished, Job, JobEvent, JobId, Started
 from worker.lit_api import AudioChatAPI
 
 if TYPE_CHECKING:
-    from engine.request import Request
+    from worker.serving import Request
 
 T = TypeVar("T")
 

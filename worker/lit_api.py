@@ -14,7 +14,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,8 @@ from config import Settings
 from wire import Capabilities, Job, JobEvent
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
-    from engine.request import Request
-    from models.base import CausalModel
     from worker.prepare import Preparer
+    from worker.serving import AnyEngine, Request
 
 
 log = logging.getLogger("eardrum.worker")
@@ -37,8 +34,8 @@ log = logging.getLogger("eardrum.worker")
 class AudioChatAPI(ls.LitAPI):
     """One in each worker process; before `setup` it is only settings, and travels to the worker."""
 
-    model: CausalModel
-    engine: Engine
+    engine: AnyEngine
+    capabilities: Capabilities
     preparer: Preparer
 
     def __init__(self, settings: Settings, spool: Spool, **lit_api: Any) -> None:
@@ -48,30 +45,17 @@ class AudioChatAPI(ls.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the model onto `device` and start the decode processes."""
-        from engine.engine import Engine  # noqa: PLC0415
-        from engine.rows import EngineOptions  # noqa: PLC0415
-        from models import registry  # noqa: PLC0415
         from worker.prepare import Preparer  # noqa: PLC0415
+        from worker.serving import load  # noqa: PLC0415
 
         try:
-            self.model = registry.create(self._settings.model)
-            self.preparer = Preparer(self._settings, self._spool, self.model)
-            self.model.setup(device, self._settings.dtype)
+            served = load(self._settings, device)
         except (OSError, ValueError) as error:  # the operator's to mend: a sentence rather than a traceback
             log.error("%s", error)
             sys.exit(1)
-        settings = self._settings
-        options = EngineOptions(
-            max_rows=settings.max_rows,
-            prefill_tokens=settings.prefill_tokens,
-            kv_tokens=settings.kv_tokens,
-            encoder_cache_mb=settings.encoder_cache_mb,
-            prefix_cache_mb=settings.prefix_cache_mb,
-            compiled=settings.compile,
-            workers_per_device=settings.workers_per_device,
-        )
-        self.engine = Engine(self.model, options)
-        self.preparer.start(self.engine.requests)
+        self.engine, self.capabilities = served.engine, served.capabilities
+        self.preparer = Preparer(self._settings, self._spool)
+        self.preparer.start(self.engine.requests, self.capabilities)
 
     def teardown(self) -> None:
         """End the decode processes and threads."""
@@ -81,12 +65,6 @@ class AudioChatAPI(ls.LitAPI):
     def run_directory(self) -> Path:
         """The private directory of this server run."""
         return self._spool.directory
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model takes; `batching` as it turned out."""
-        capabilities = self.model.capabilities
-        return replace(capabilities, batching="serial") if self.engine.is_serial else capabilities
 
     async def decode_request(self, request: Job) -> Request:
         return await self.preparer.prepare(request)

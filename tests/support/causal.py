@@ -26,7 +26,7 @@ def numbers_tokenizer() -> Tokenizer:
 class TinyCausal(CausalModel):
     """A tiny model whose prompts are given, not prepared."""
 
-    capabilities = Capabilities(16_000, None, "error", "continuous", default_temperature=0.0)
+    capabilities = Capabilities(16_000, None, "error", "continuous")
 
     def __init__(self, tiny: TinyModel) -> None:
         self.module = tiny.module

@@ -1,0 +1,133 @@
+"""A transformers speech recogniser with an encoder and a decoder, such as Whisper or Moonshine: each clip is one line.
+
+Text in the messages steers nothing. Whisper's own ways (its prompt, language, no-speech token) are told from its
+generation configuration, not from its name.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from errors import BadRequest
+from models.base import CausalModel, Conversation, Prompt, clips_of, refuse_shorter
+from models.huggingface import Checkpoint, defaults_of, end_ids_of, tensors, window_of
+from models.whisper import NO_SPEECH_THRESHOLD
+from wire import Capabilities
+
+# Recognisers of this kind are trained on utterances; where none says how long, longer audio is cut at quiet places.
+DEFAULT_WINDOW_S = 30.0
+MIN_CLIP_S = 0.05  # those that hear raw samples begin with convolutions over 25 to 40 ms
+NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
+
+Waveform = npt.NDArray[np.float32]
+
+
+class HuggingFaceAsr(CausalModel):
+    """Any `ForSpeechSeq2Seq` model of transformers."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._local = threading.local()
+
+    def setup(self, device: str, dtype: str) -> None:
+        self._processor = processor = self._checkpoint.processor()
+        self.module = module = self._checkpoint.module(device, dtype)
+        self._extractor = getattr(processor, "feature_extractor", processor)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise ValueError(f"The tokenizer of {self._checkpoint.name} is no fast one (tokenizer.json).")
+        self.tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
+        config = module.generation_config
+        self.end_ids = end_ids_of(module, tokenizer)
+        self.defaults = defaults_of(config)
+        self.banned_ids = (*(config.suppress_tokens or ()), *self._timestamps())
+        self.banned_first_ids = tuple(config.begin_suppress_tokens or ())
+        self._window = window_of(module.config)
+        self._no_speech_id = self._id(*NO_SPEECH_TOKENS)
+        self._start_ids, self._languages = self._prompt_ids()
+        rate = int(getattr(self._extractor, "sampling_rate", 16_000))
+        self.capabilities = Capabilities(
+            sampling_rate=rate,
+            max_seconds_per_window=float(getattr(self._extractor, "chunk_length", None) or DEFAULT_WINDOW_S),
+            long_audio="chunk",
+            batching="continuous",
+        )
+
+    def _id(self, *names: str) -> int | None:
+        ids = (self.tokenizer.token_to_id(name) for name in names)
+        return next((id_ for id_ in ids if id_ is not None), None)
+
+    def _timestamps(self) -> Sequence[int]:
+        """Whisper's last tokens; without them it writes plain text."""
+        first = getattr(self.module.generation_config, "no_timestamps_token_id", None)
+        return () if first is None else range(first + 1, self.vocabulary_size)
+
+    def _prompt_ids(self) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]]]:
+        """What the decoder begins with; and, where the model tells the language first, what follows each language."""
+        module: Any = self.module
+        config = module.generation_config
+        start = config.decoder_start_token_id
+        start = module.config.decoder_start_token_id if start is None else start
+        end = getattr(config, "no_timestamps_token_id", None)
+        tail = () if end is None else (end,)
+        if not getattr(config, "is_multilingual", False) or not getattr(config, "lang_to_id", None):
+            return (start, *tail), {}
+        task = config.task_to_id["transcribe"]
+        return (start,), {language: (language, task, *tail) for language in config.lang_to_id.values()}
+
+    # ------------------------------------------------------------------------------------------------------ prompts
+
+    def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
+        clips = clips_of(conversation)
+        if not clips:
+            raise BadRequest(
+                "This model transcribes speech, and the messages hold no audio. "
+                "Add a content part of type `audio_url` or `input_audio`.",
+                "messages",
+            )
+        refuse_shorter(conversation, int(MIN_CLIP_S * self.capabilities.sampling_rate))
+        return [
+            self._prompt(window, lead="\n" if first else " ")
+            for clip in clips
+            for first, window in zip([True] + [False] * len(clip.windows), clip.windows, strict=False)
+        ]
+
+    def _prompt(self, window: Waveform, lead: str) -> Prompt:
+        features = tensors(self._features(window), self.module)
+        num_following = max(map(len, self._languages.values()), default=0)
+        num_tokens = len(self._start_ids) + num_following
+        return Prompt(
+            inputs={**features, "decoder_input_ids": torch.tensor([self._start_ids])},
+            num_tokens=num_tokens,
+            num_audio_tokens=0,
+            max_new_tokens=self._window - num_tokens,
+            lead=lead,
+            follow_up=partial(_language_prompt, self._languages) if self._languages else None,
+            num_following=num_following,
+        )
+
+    def _features(self, window: Waveform) -> Any:
+        """The encoder's inputs, of one clip alone, so nothing is padded but what the extractor pads always."""
+        if not hasattr(self._local, "extractor"):
+            self._local.extractor = copy.deepcopy(self._extractor)
+        return self._local.extractor(window, sampling_rate=self.capabilities.sampling_rate, return_tensors="pt")
+
+    def hears_nothing(self, prompt_logits: torch.Tensor) -> bool:
+        """Whisper's no-speech probability after its start token, see `models.whisper`."""
+        if self._no_speech_id is None:
+            return False
+        return bool(prompt_logits[0].float().softmax(-1)[self._no_speech_id] > NO_SPEECH_THRESHOLD)
+
+
+def _language_prompt(languages: dict[int, tuple[int, ...]], logits: torch.Tensor) -> tuple[int, ...]:
+    """What follows the start token: the likeliest language, and then as always (Radford et al. 2022, section 2.3)."""
+    ids = list(languages)
+    return languages[ids[int(logits[ids].argmax())]]

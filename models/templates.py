@@ -1,0 +1,209 @@
+"""A conversation to a decoder's inputs, by the checkpoint's own processor and chat template.
+
+Templates differ in what they take; what this one takes is probed once, when it is loaded, instead of known by name.
+Nothing a client writes becomes a control token or a placeholder.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from errors import BadRequest
+from models.base import Clip, Conversation, Turn
+
+MARK = "5f1c"  # a text that no template writes by itself
+MAX_ERROR_CHARS = 200
+
+Block = dict[str, Any]
+Message = dict[str, Any]
+
+
+class ChatTemplate:
+    """One checkpoint's processor. `sampling_rate` is that of the clips, in hertz; `None` where it reads text only.
+    `audio_token` is the placeholder's name, where there is one."""
+
+    def __init__(self, processor: Any, placeholder_id: int | None) -> None:
+        self._processor = processor
+        self._local = threading.local()
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self._is_mistral = type(self.tokenizer).__name__.startswith("MistralCommon")
+        self._find_template()
+        self.sampling_rate = _sampling_rate(processor)
+        self.audio_token = self._name_of(placeholder_id)
+        self._audio_in_text = self._text_in_blocks = self._sanitizes = False
+        if not self._is_mistral:
+            self._probe()
+
+    # --------------------------------------------------------------------------------------------- probing, at the load
+
+    def _find_template(self) -> None:
+        """Some processors lose the template that their tokenizer has. Raises `ValueError` where neither has one."""
+        if self._is_mistral or getattr(self._processor, "chat_template", None):
+            return
+        template = getattr(self.tokenizer, "chat_template", None)
+        if template is None:
+            raise ValueError("The checkpoint has no chat template, so there is no telling how it wants to be asked.")
+        self._processor.chat_template = template
+
+    def _name_of(self, placeholder_id: int | None) -> str | None:
+        name = getattr(self._processor, "audio_token", None)
+        if isinstance(name, str) or placeholder_id is None:
+            return name if isinstance(name, str) else None
+        return str(self.tokenizer.convert_ids_to_tokens(placeholder_id))
+
+    def _probe(self) -> None:
+        text = [{"role": "user", "content": [{"type": "text", "text": MARK}]}]
+        plain = [{"role": "user", "content": MARK}]
+        if not self._renders(plain, MARK):
+            self._text_in_blocks = True
+            if not self._renders(text, MARK):
+                raise ValueError("The checkpoint's chat template fails on the simplest message.")
+        audio = [{"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": MARK}]}]
+        if self.sampling_rate is not None and self.audio_token is not None:
+            self._audio_in_text = not self._renders(audio, self.audio_token)
+        self._sanitizes = not self._audio_in_text and self._can_sanitize()
+
+    def _renders(self, messages: list[Message], expected: str) -> bool:
+        """Whether the template writes `expected` just once."""
+        try:
+            rendered = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception:  # whatever a template may raise
+            return False
+        return str(rendered).count(expected) == 1 and "'type'" not in rendered
+
+    def _can_sanitize(self) -> bool:
+        turn = Turn("user", (MARK,))
+        try:
+            self._inputs((turn,), {"sanitize_control_tokens": True})
+        except Exception:  # whatever a tokenizer may raise that it is not for
+            return False
+        return True
+
+    # -------------------------------------------------------------------------------------------------- conversations
+
+    def inputs(self, conversation: Conversation) -> Mapping[str, Any]:
+        """The processor's output for one conversation, each clip in one window. Several threads may call it. Raises
+        `BadRequest` for a conversation that the template or the processor refuses."""
+        if not self._sanitizes and not self._is_mistral:
+            self._refuse_control_tokens(conversation)
+        try:
+            return self._inputs(conversation, {"sanitize_control_tokens": True} if self._sanitizes else {})
+        except jinja2.TemplateError as error:
+            raise BadRequest(
+                f"The model's chat template refuses the messages: {_shortly(error)}", "messages"
+            ) from error
+        except ValueError as error:
+            raise BadRequest(f"The model's processor refuses the messages: {_shortly(error)}", "messages") from error
+
+    def _inputs(self, conversation: Conversation, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        processor = self._own_processor()
+        messages = [self._message(turn) for turn in conversation]
+        if self._is_mistral:
+            return dict(processor.apply_chat_template([messages], tokenize=True, return_dict=True))
+        if self.sampling_rate is None:
+            return dict(
+                processor.apply_chat_template(
+                    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt", **options
+                )
+            )
+        if self._audio_in_text:
+            return self._inputs_of_text(processor, messages, conversation)
+        # Padding would be the text's only; said flatly it reaches feature extractors and breaks some.
+        wanted = {"return_tensors": "pt"}
+        return dict(
+            processor.apply_chat_template(
+                [messages],
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=True,
+                processor_kwargs=wanted,
+                **options,
+            )
+        )
+
+    def _inputs_of_text(self, processor: Any, messages: list[Message], conversation: Conversation) -> Mapping[str, Any]:
+        prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        audio = [part.windows[0] for turn in conversation for part in turn.parts if isinstance(part, Clip)]
+        wanted = {"audio_kwargs": {"sampling_rate": self.sampling_rate}} if audio else {}
+        return dict(processor(text=[prompt], audio=audio or None, return_tensors="pt", **wanted))
+
+    def _own_processor(self) -> Any:
+        """A processor for each thread: encoding text without control tokens switches a setting of the tokenizer."""
+        if not hasattr(self._local, "processor"):
+            self._local.processor = copy.deepcopy(self._processor)
+        return self._local.processor
+
+    def _message(self, turn: Turn) -> Message:
+        has_audio = any(isinstance(part, Clip) for part in turn.parts)
+        if self._audio_in_text:
+            content: Any = "".join(part if isinstance(part, str) else str(self.audio_token) for part in turn.parts)
+        elif has_audio or self._text_in_blocks:
+            content = [self._block(part) for part in turn.parts]
+        else:
+            content = "\n".join(part for part in turn.parts if isinstance(part, str))
+        return {"role": turn.role, "content": content}
+
+    def _block(self, part: str | Clip) -> Block:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        (window,) = part.windows
+        if self._is_mistral:
+            return {"type": "audio", "base64": _wav_base64(window, self.sampling_rate or 0)}
+        return {"type": "audio", "audio": window}
+
+    def _refuse_control_tokens(self, conversation: Conversation) -> None:
+        names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        for turn in conversation:
+            for part in turn.parts:
+                if isinstance(part, str) and any(name in part for name in names):
+                    raise BadRequest(
+                        "The messages hold the text of one of the model's control tokens, which this model's tokenizer "
+                        "cannot take as text. Leave it out.",
+                        "messages",
+                    )
+
+    def backend(self) -> Tokenizer:
+        """A tokenizer of the same vocabulary, for reading answers; nobody else changes its settings."""
+        if self._is_mistral:
+            from transformers.integrations.mistral import convert_tekken_tokenizer  # noqa: PLC0415 -- Voxtral's only
+
+            tekken: Tokenizer = convert_tekken_tokenizer(str(self.tokenizer._tokenizer_path)).backend_tokenizer
+            return tekken
+        backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(
+                f"The checkpoint's tokenizer, {type(self.tokenizer).__name__}, is no fast one (tokenizer.json), which "
+                "streaming needs. Convert it, or bring the model as a class of your own."
+            )
+        return copy.deepcopy(backend)
+
+
+def _sampling_rate(processor: Any) -> int | None:
+    for name in ("_audio_processor", "feature_extractor", "audio_processor"):
+        rate = getattr(getattr(processor, name, None), "sampling_rate", None)
+        if rate:
+            return int(rate)
+    return None
+
+
+def _wav_base64(window: npt.NDArray[np.float32], sampling_rate: int) -> str:
+    """Mistral's tokenizer takes audio as a file. Floats lose nothing."""
+    import soundfile  # noqa: PLC0415 -- Voxtral's only
+
+    file = io.BytesIO()
+    soundfile.write(file, window, sampling_rate, format="WAV", subtype="FLOAT")
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _shortly(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_ERROR_CHARS]
