@@ -51,6 +51,7 @@ class HuggingFaceAsr(CausalModel):
         self.banned_ids = (*(config.suppress_tokens or ()), *self._timestamps())
         self.banned_first_ids = tuple(config.begin_suppress_tokens or ())
         self._window = window_of(module.config)
+        self._samples_per_token = self._encoder_hop()
         self._no_speech_id = self._id(*NO_SPEECH_TOKENS)
         self._start_ids, self._languages = self._prompt_ids()
         rate = int(getattr(self._extractor, "sampling_rate", 16_000))
@@ -64,6 +65,12 @@ class HuggingFaceAsr(CausalModel):
     def _id(self, *names: str) -> int | None:
         ids = (self.tokenizer.token_to_id(name) for name in names)
         return next((id_ for id_ in ids if id_ is not None), None)
+
+    def _encoder_hop(self) -> int:
+        """Samples for each position of the encoder, where configurations tell: Whisper's halves the frames. Else 0."""
+        positions = getattr(self.module.config, "max_source_positions", None)
+        samples = getattr(self._extractor, "n_samples", None)
+        return samples // positions if positions and samples else 0
 
     def _timestamps(self) -> Sequence[int]:
         """Whisper's last tokens; without them it writes plain text."""
@@ -104,10 +111,11 @@ class HuggingFaceAsr(CausalModel):
         features = tensors(self._features(window), self.module)
         num_following = max(map(len, self._languages.values()), default=0)
         num_tokens = len(self._start_ids) + num_following
+        audio_tokens = -(-len(window) // self._samples_per_token) if self._samples_per_token else 0
         return Prompt(
             inputs={**features, "decoder_input_ids": torch.tensor([self._start_ids])},
-            num_tokens=num_tokens,
-            num_audio_tokens=0,
+            num_tokens=num_tokens + audio_tokens,
+            num_audio_tokens=audio_tokens,
             max_new_tokens=self._window - num_tokens,
             lead=lead,
             follow_up=partial(_language_prompt, self._languages) if self._languages else None,

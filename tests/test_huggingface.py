@@ -336,6 +336,15 @@ def recognised(reference: Reference, clip: np.ndarray) -> str:
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
+def test_the_operators_choices_reach_transformers(root: Path) -> None:
+    """Type and attention; and a device map that leaves all on the one device there is."""
+    directory = str(saved("qwen2_audio", root))
+    model = load_checkpoint(directory, LoadOptions(attn_implementation="eager", device_map="auto"))
+    model.setup("cpu", "bfloat16")
+    assert model.module.config._attn_implementation == "eager"
+    assert model.module.dtype == torch.bfloat16
+
+
 def test_int8_weights(root: Path) -> None:
     """The decoder's matrices take a quarter; the audio's and the logits' stay, and it answers."""
     directory = saved("qwen2_audio", root)

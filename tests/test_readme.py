@@ -5,23 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-import pytest
-from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
+import numpy as np
 
-from audio.decode import DecodeLimits, decode_file, read_waveform
 from config import Settings
-from models.base import CausalModel, Clip, Turn
-from models.whisper import embedded_whisper
-from tests.support.causal import EngineRun
+from models.base import Clip, Turn
+from models.custom import load_class
 from tests.support.origin import Origin
 from tests.support.servers import RunningServer
-from tests.support.speech import DATA, JFK, word_error_rate
+from tests.support.speech import JFK, word_error_rate
+from wire import NOTHING_HEARD, Delta, Job, JobId, Sampling
+from worker.serving import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "your-model.md").read_text()
 
 
 def snippet(language: str, holds: str) -> str:
@@ -75,35 +74,28 @@ def test_the_clients_first_answer(whisper_server: RunningServer) -> None:
     assert f"```\n{answer}```" in README
 
 
-@pytest.fixture(scope="module")
-def whisper_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded weights as a transformers directory, as a researcher would have one."""
-    whisper = embedded_whisper()
-    whisper.setup("cpu", "auto")
-    path = str(whisper._directory / "tokenizer.json")
-    special = [token for token, id_ in sorted(whisper.tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    special = [token for token in special if token.startswith("<|")]
-    tokenizer = WhisperTokenizerFast(tokenizer_file=path, extra_special_tokens=special, pad_token="<|endoftext|>")
-    directory = tmp_path_factory.mktemp("whisper")
-    WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(directory)
-    (end,) = whisper.end_ids
-    whisper.module.generation_config = GenerationConfig(eos_token_id=end, suppress_tokens=list(whisper.banned_ids))
-    whisper.module.save_pretrained(directory)
-    return directory
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_a_model_of_ones_own(whisper_directory: Path, tmp_path: Path) -> None:
-    """The class in the README transcribes, through the engine."""
-    module = types.ModuleType("my_asr")
-    code = snippet("python", "class MyAsr").replace("/models/my-whisper", str(whisper_directory))
-    exec(compile(code, "my_asr.py", "exec"), module.__dict__)
-    model: CausalModel = module.MyAsr()
+def test_the_guides_class_is_served(tmp_path: Path) -> None:
+    """The file on the page from a checkpoint to a harness, asked for two clips."""
+    (code,) = re.findall(r"```python\n(# my_model.py.*?)```", GUIDE, re.S)
+    (tmp_path / "my_model.py").write_text(code)
+    model = load_class(f"{tmp_path}/my_model.py:MyModel")
     model.setup("cpu", "auto")
-    (tmp_path / "out").touch()
-    decode_file(str(DATA / "jfk.ogg"), str(tmp_path / "out"), 16_000, DecodeLimits(100, 1 << 28, 5, 1))
-    clip = Clip((read_waveform(str(tmp_path / "out")),))
-    run = EngineRun(model)
-    run.submit("x", *model.prepare((Turn("user", (clip,)),)))
-    run.finish()
-    assert word_error_rate(JFK, run.texts["x", 0]) == 0
+    served = serve(model, Settings(_env_file=None))
+    clips = (Clip((np.full(160, 0.5, np.float32),)), Clip((np.full(160, 0.25, np.float32),)))
+    job = Job(JobId(0, "x"), (), Sampling())
+    conversation = (Turn("user", (*clips, "how loud?")),)
+    served.engine.submit(served.engine.requests.prepare(job, conversation, NOTHING_HEARD, None))
+    events = [*served.engine.admit(), *served.engine.decode(), *served.engine.decode()]
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    assert text == "You asked 'how loud?' about 2 audio(s) with peaks 0.50, 0.25."
+    assert served.capabilities.max_seconds_per_window == 30
+
+
+def test_what_the_guide_names_is_there() -> None:
+    """Its links lead to files, its flags are settings."""
+    for page, text in ((ROOT / "README.md", README), (ROOT / "docs" / "your-model.md", GUIDE)):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    others = {"json", "help", "golden", "against", "model", "url"}
+    flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", GUIDE)} - others
+    assert flags <= set(Settings.model_fields)
