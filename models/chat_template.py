@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,11 @@ from models.base import Clip, Conversation, Turn
 MARK = "5f1c"  # a text that no template writes by itself
 MAX_ERROR_CHARS = 200
 
+# What templates and processors raise for roles, numbers and orders that they are not made for.
+REFUSALS: tuple[type[Exception], ...] = (jinja2.TemplateError, ValueError, TypeError, KeyError, IndexError)
+
+log = logging.getLogger("eardrum.models")
+
 Block = dict[str, Any]
 Message = dict[str, Any]
 
@@ -37,6 +43,7 @@ class ChatTemplate:
         self._local = threading.local()
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self._is_mistral = type(self.tokenizer).__name__.startswith("MistralCommon")
+        self._refusals = (*REFUSALS, *(_mistrals_refusals() if self._is_mistral else ()))
         self._find_template()
         self.sampling_rate = _sampling_rate(processor)
         self.audio_token = self._name_of(placeholder_id)
@@ -98,12 +105,10 @@ class ChatTemplate:
             self._refuse_control_tokens(conversation)
         try:
             return self._inputs(conversation, {"sanitize_control_tokens": True} if self._sanitizes else {})
-        except jinja2.TemplateError as error:
-            raise BadRequest(
-                f"The model's chat template refuses the messages: {_shortly(error)}", "messages"
-            ) from error
-        except ValueError as error:
-            raise BadRequest(f"The model's processor refuses the messages: {_shortly(error)}", "messages") from error
+        except self._refusals as error:
+            log.info("a conversation was refused", exc_info=True)
+            reason = f"The model's chat template or processor refuses this: {_shortly(error)}"
+            raise BadRequest(reason, "messages") from error
 
     def _inputs(self, conversation: Conversation, options: Mapping[str, Any]) -> Mapping[str, Any]:
         processor = self._own_processor()
@@ -163,6 +168,7 @@ class ChatTemplate:
 
     def _refuse_control_tokens(self, conversation: Conversation) -> None:
         names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        names += [self.audio_token] if self.audio_token else []
         for turn in conversation:
             for part in turn.parts:
                 if isinstance(part, str) and any(name in part for name in names):
@@ -186,6 +192,12 @@ class ChatTemplate:
                 "streaming needs. Convert it, or bring the model as a class of your own."
             )
         return copy.deepcopy(backend)
+
+
+def _mistrals_refusals() -> tuple[type[Exception], ...]:
+    from mistral_common.exceptions import MistralCommonException  # noqa: PLC0415 -- Voxtral's only
+
+    return (MistralCommonException,)
 
 
 def _sampling_rate(processor: Any) -> int | None:

@@ -11,8 +11,8 @@ import torch
 
 from errors import AudioTooLong, BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt, Turn, clips_of, one_window_each
-from models.huggingface import Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
 from models.chat_template import ChatTemplate
+from models.huggingface import Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
 from wire import Capabilities
 
 MULTIMODAL_IDS = tuple(f"{kind}_token_{ending}" for kind in ("audio", "image", "video") for ending in ("id", "index"))

@@ -238,7 +238,7 @@ def window_of(config: Any) -> int:
 
 
 def tensors(features: Mapping[str, Any], module: Any) -> dict[str, torch.Tensor]:
-    """What a processor made, without what the module does not take."""
-
-    takes = set(inspect.signature(module.forward).parameters)
-    return {name: value for name, value in features.items() if isinstance(value, torch.Tensor) and name in takes}
+    """What a processor made, without what the module does not take; all of it where the module only says `**kwargs`."""
+    found = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
+    takes = inspect.signature(module.forward).parameters
+    return {name: value for name, value in found.items() if name in takes} or found

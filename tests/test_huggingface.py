@@ -250,6 +250,17 @@ def _added(model: Any) -> dict[int, Any]:
     return model.tokenizer.get_added_tokens_decoder()
 
 
+@pytest.mark.parametrize("name", ["voxtral", "qwen2_audio", "granite_string_template"])
+async def test_a_conversation_that_a_template_refuses_is_a_400(name: str, root: Path) -> None:
+    """With the template's own reason where it gives one; never a server's error."""
+    odd = [{"role": "assistant", "content": "I begin."}, {"role": "tool", "content": "x", "tool_call_id": "1"}]
+    async with serving(saved(name, root)) as client:
+        try:
+            await client.chat.completions.create(model="tiny", messages=odd, max_tokens=2)
+        except openai.BadRequestError as error:
+            assert "template" in error.message
+
+
 def test_what_a_tokenizer_cannot_take_as_text_is_refused(root: Path) -> None:
     """Where the placeholder has to stand inside the text, a client's own is a 400."""
     model = loaded(saved("granite_string_template", root))
