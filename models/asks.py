@@ -34,8 +34,9 @@ class Ask:
     """One request as a class with `generate(batch)` is given it.
 
     Audio is mono float32, shape (samples,), at the class's `sampling_rate`. `None`: the client said nothing, and the
-    model's own way is meant. The server itself ends the answer at a stop string, and at `max_tokens` as `count_tokens`
-    counts them: heeding them saves time, no more. Each choice of a request is an ask of its own, with its own seed.
+    model's own way is meant. The server itself ends the answer at a stop string, and cuts it at `max_tokens` as
+    `count_tokens` counts them: heeding them saves time, no more. Each choice of a request is an ask of its own, with
+    its own seed, and so is each window of a long audio, with the `max_tokens` that are left.
     """
 
     messages: list[Message]

@@ -225,6 +225,19 @@ def clips_of(conversation: Conversation) -> list[Clip]:
     return [part for turn in conversation for part in turn.parts if isinstance(part, Clip)]
 
 
+def transcribed_windows(conversation: Conversation) -> list[tuple[str, npt.NDArray[np.float32]]]:
+    """What a recogniser hears, to whom text in the messages says nothing: each window of each clip, and before it the
+    lead that joins its transcript to the one before. Raises `BadRequest` where there is no audio."""
+    clips = clips_of(conversation)
+    if not clips:
+        raise BadRequest(
+            "This model transcribes speech, and the messages hold no audio. "
+            "Add a content part of type `audio_url` or `input_audio`.",
+            "messages",
+        )
+    return [("\n" if i == 0 else " ", window) for clip in clips for i, window in enumerate(clip.windows)]
+
+
 def refuse_shorter(conversation: Conversation, num_samples: int) -> None:
     """Raises `BadRequest` for a clip of fewer samples: encoders' convolutions need some, and fail or fall silent."""
     shortest = min((len(window) for clip in clips_of(conversation) for window in clip.windows), default=num_samples)

@@ -11,13 +11,14 @@ import copy
 import io
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
+from transformers import ProcessorMixin
 
 from errors import BadRequest
 from models.base import Clip, Conversation, Turn
@@ -41,7 +42,9 @@ class ChatTemplate:
     def __init__(self, processor: Any, placeholder_id: int | None) -> None:
         self._processor = processor
         self._local = threading.local()
-        self.tokenizer = getattr(processor, "tokenizer", processor)
+        is_tokenizer = not isinstance(processor, ProcessorMixin)
+        self.tokenizer = processor if is_tokenizer else processor.tokenizer
+        self._is_tokenizer = is_tokenizer
         self._is_mistral = type(self.tokenizer).__name__.startswith("MistralCommon")
         self._refusals = (*REFUSALS, *(_mistrals_refusals() if self._is_mistral else ()))
         self._find_template()
@@ -79,6 +82,7 @@ class ChatTemplate:
         if self.sampling_rate is not None and self.audio_token is not None:
             self._audio_in_text = not self._renders(audio, self.audio_token)
         self._sanitizes = not self._audio_in_text and self._can_sanitize()
+        self._inputs((Turn("user", (MARK,)),), {})  # what fails here would fail for everybody
 
     def _renders(self, messages: list[Message], expected: str) -> bool:
         """Whether the template writes `expected` just once."""
@@ -101,6 +105,7 @@ class ChatTemplate:
     def inputs(self, conversation: Conversation) -> Mapping[str, Any]:
         """The processor's output for one conversation, each clip in one window. Several threads may call it. Raises
         `BadRequest` for a conversation that the template or the processor refuses."""
+        conversation = tuple(Turn(turn.role, _merged(turn.parts)) for turn in conversation)
         if not self._sanitizes and not self._is_mistral:
             self._refuse_control_tokens(conversation)
         try:
@@ -114,8 +119,9 @@ class ChatTemplate:
         processor = self._own_processor()
         messages = [self._message(turn) for turn in conversation]
         if self._is_mistral:
-            return dict(processor.apply_chat_template([messages], tokenize=True, return_dict=True))
-        if self.sampling_rate is None:
+            wanted = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+            return dict(processor.apply_chat_template([messages], **wanted))
+        if self._is_tokenizer:
             return dict(
                 processor.apply_chat_template(
                     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt", **options
@@ -155,7 +161,7 @@ class ChatTemplate:
         elif has_audio or self._text_in_blocks:
             content = [self._block(part) for part in turn.parts]
         else:
-            content = "\n".join(part for part in turn.parts if isinstance(part, str))
+            content = "".join(part for part in turn.parts if isinstance(part, str))
         return {"role": turn.role, "content": content}
 
     def _block(self, part: str | Clip) -> Block:
@@ -192,6 +198,18 @@ class ChatTemplate:
                 "streaming needs. Convert it, or bring the model as a class of your own."
             )
         return copy.deepcopy(backend)
+
+
+def _merged(parts: Iterable[str | Clip]) -> tuple[str | Clip, ...]:
+    """Neighbouring texts as one, as templates write them: control tokens are looked for in each text alone, and must not
+    be hidden in the seam of two."""
+    merged: list[str | Clip] = []
+    for part in parts:
+        if merged and isinstance(part, str) and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return tuple(merged)
 
 
 def _mistrals_refusals() -> tuple[type[Exception], ...]:

@@ -1,7 +1,7 @@
 """A transformers speech recogniser with an encoder and a decoder, such as Whisper or Moonshine: each clip is one line.
 
-Text in the messages steers nothing. Whisper's own ways (its prompt, language, no-speech token) are told from its
-generation configuration, not from its name.
+Text in the messages steers nothing. The decoder's prompt is the processor's where that makes one (Canary), Whisper's
+where the generation configuration has its tokens, and otherwise the start token alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from errors import BadRequest
-from models.base import CausalModel, Conversation, Prompt, clips_of, refuse_shorter
+from models.base import CausalModel, Conversation, Prompt, refuse_shorter, transcribed_windows
 from models.huggingface import Checkpoint, defaults_of, end_ids_of, tensors, window_of
 from models.whisper import NO_SPEECH_THRESHOLD
 from wire import Capabilities
@@ -25,6 +25,8 @@ from wire import Capabilities
 # Recognisers of this kind are trained on utterances; where none says how long, longer audio is cut at quiet places.
 DEFAULT_WINDOW_S = 30.0
 MIN_CLIP_S = 0.05  # those that hear raw samples begin with convolutions over 25 to 40 ms
+# Whose decoders are asked with a start token alone; others are refused rather than asked wrongly.
+PROMPTLESS = ("moonshine", "moonshine_streaming", "speech_to_text", "speecht5", "speech-encoder-decoder")
 NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
 
 Waveform = npt.NDArray[np.float32]
@@ -40,12 +42,15 @@ class HuggingFaceAsr(CausalModel):
     def setup(self, device: str, dtype: str) -> None:
         self._processor = processor = self._checkpoint.processor()
         self.module = module = self._checkpoint.module(device, dtype)
+        self._makes_prompts = hasattr(processor, "apply_transcription_request")
         self._extractor = getattr(processor, "feature_extractor", processor)
         tokenizer = getattr(processor, "tokenizer", processor)
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ValueError(f"The tokenizer of {self._checkpoint.name} is no fast one (tokenizer.json).")
         self.tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         config = module.generation_config
+        told = getattr(config, "no_timestamps_token_id", None)
+        self._no_timestamps_id = self._id("<|notimestamps|>") if told is None else told
         self.end_ids = end_ids_of(module, tokenizer)
         self.defaults = defaults_of(config)
         self.banned_ids = (*(config.suppress_tokens or ()), *self._timestamps())
@@ -74,46 +79,57 @@ class HuggingFaceAsr(CausalModel):
 
     def _timestamps(self) -> Sequence[int]:
         """Whisper's last tokens; without them it writes plain text."""
-        first = getattr(self.module.generation_config, "no_timestamps_token_id", None)
+        first = self._no_timestamps_id
         return () if first is None else range(first + 1, self.vocabulary_size)
 
     def _prompt_ids(self) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]]]:
-        """What the decoder begins with; and, where the model tells the language first, what follows each language."""
+        """What the decoder begins with; and, where the model tells the language first, what follows each language.
+        Raises `ValueError`."""
         module: Any = self.module
         config = module.generation_config
         start = config.decoder_start_token_id
         start = module.config.decoder_start_token_id if start is None else start
-        end = getattr(config, "no_timestamps_token_id", None)
-        tail = () if end is None else (end,)
-        if not getattr(config, "is_multilingual", False) or not getattr(config, "lang_to_id", None):
-            return (start, *tail), {}
-        task = config.task_to_id["transcribe"]
-        return (start,), {language: (language, task, *tail) for language in config.lang_to_id.values()}
+        if self._makes_prompts:
+            return (), {}
+        end = self._no_timestamps_id
+        if end is None and module.config.model_type not in PROMPTLESS:
+            raise ValueError(
+                f"--model {self._checkpoint.name}: a `{module.config.model_type}` decoder wants a prompt that this server "
+                "does not know. Serve it by a class of your own, with `prepare`: see docs/your-model.md."
+            )
+        if end is None:
+            return (start,), {}
+        return self._whispers_prompt(config, start, end)
+
+    def _whispers_prompt(self, config: Any, start: int, end: int) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]]]:
+        """Radford et al. 2022, section 2.3: the language, the task, no timestamps; as far as the configuration sets
+        them, and the language by the model itself otherwise."""
+        languages = getattr(config, "lang_to_id", None)
+        if not getattr(config, "is_multilingual", True) or not languages:
+            forced = [id_ for _, id_ in getattr(config, "forced_decoder_ids", None) or () if id_ is not None]
+            return (start, *(id_ for id_ in forced if id_ != end), end), {}
+        task = config.task_to_id[getattr(config, "task", None) or "transcribe"]
+        wanted = getattr(config, "language", None)
+        if wanted is None:
+            return (start,), {language: (language, task, end) for language in languages.values()}
+        code = TO_LANGUAGE_CODE.get(wanted.lower(), wanted)
+        return (start, languages.get(wanted) or languages[f"<|{code}|>"], task, end), {}
 
     # ------------------------------------------------------------------------------------------------------ prompts
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        clips = clips_of(conversation)
-        if not clips:
-            raise BadRequest(
-                "This model transcribes speech, and the messages hold no audio. "
-                "Add a content part of type `audio_url` or `input_audio`.",
-                "messages",
-            )
+        windows = transcribed_windows(conversation)
         refuse_shorter(conversation, int(MIN_CLIP_S * self.capabilities.sampling_rate))
-        return [
-            self._prompt(window, lead="\n" if first else " ")
-            for clip in clips
-            for first, window in zip([True] + [False] * len(clip.windows), clip.windows, strict=False)
-        ]
+        return [self._prompt(window, lead) for lead, window in windows]
 
     def _prompt(self, window: Waveform, lead: str) -> Prompt:
-        features = tensors(self._features(window), self.module)
+        inputs = tensors(self._features(window), self.module)
+        ids = inputs.setdefault("decoder_input_ids", torch.tensor([self._start_ids]))
         num_following = max(map(len, self._languages.values()), default=0)
-        num_tokens = len(self._start_ids) + num_following
+        num_tokens = ids.shape[1] + num_following
         audio_tokens = -(-len(window) // self._samples_per_token) if self._samples_per_token else 0
         return Prompt(
-            inputs={**features, "decoder_input_ids": torch.tensor([self._start_ids])},
+            inputs=inputs,
             num_tokens=num_tokens + audio_tokens,
             num_audio_tokens=audio_tokens,
             max_new_tokens=self._window - num_tokens,
@@ -123,10 +139,13 @@ class HuggingFaceAsr(CausalModel):
         )
 
     def _features(self, window: Waveform) -> Any:
-        """The encoder's inputs, of one clip alone, so nothing is padded but what the extractor pads always."""
-        if not hasattr(self._local, "extractor"):
-            self._local.extractor = copy.deepcopy(self._extractor)
-        return self._local.extractor(window, sampling_rate=self.capabilities.sampling_rate, return_tensors="pt")
+        """The module's inputs for one clip alone, so nothing is padded but what the processor pads always."""
+        if not hasattr(self._local, "processor"):
+            self._local.processor = copy.deepcopy(self._processor)
+        if self._makes_prompts:
+            return self._local.processor.apply_transcription_request(window)
+        rate = self.capabilities.sampling_rate
+        return self._local.processor(window, sampling_rate=rate, return_tensors="pt")
 
     def hears_nothing(self, prompt_logits: torch.Tensor) -> bool:
         """Whisper's no-speech probability after its start token, see `models.whisper`."""
@@ -136,6 +155,6 @@ class HuggingFaceAsr(CausalModel):
 
 
 def _language_prompt(languages: dict[int, tuple[int, ...]], logits: torch.Tensor) -> tuple[int, ...]:
-    """What follows the start token: the likeliest language, and then as always (Radford et al. 2022, section 2.3)."""
+    """What follows the start token: the likeliest language, and then as always."""
     ids = list(languages)
     return languages[ids[int(logits[ids].argmax())]]

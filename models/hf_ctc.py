@@ -8,6 +8,7 @@ of their audio.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from errors import BadRequest
-from models.base import Clip, Conversation, Question, TextModel, Turn, clips_of, refuse_shorter
+from errors import BadRequest, InternalError
+from models.base import Clip, Conversation, Question, TextModel, Turn, clips_of, refuse_shorter, transcribed_windows
 from models.huggingface import Checkpoint, tensors
 from wire import Capabilities
 
@@ -28,6 +29,10 @@ MAX_BATCH_SIZE = 16
 EQUAL_LENGTHS = f"up to {MAX_BATCH_SIZE} clips of one length share a forward, so that none is padded"
 ONE_BY_ONE = "in a batch, transducers write on behind the end of their audio, so it hears one clip at a time"
 
+LANGUAGE_MODELS_PACKAGE = "pyctcdecode"
+
+log = logging.getLogger("eardrum.models")
+
 Waveform = npt.NDArray[np.float32]
 
 
@@ -38,7 +43,7 @@ class HuggingFaceCtc(TextModel):
         self._checkpoint = checkpoint
 
     def setup(self, device: str, dtype: str) -> None:
-        self._processor = self._checkpoint.processor()
+        self._processor = self._load_processor()
         self._module: Any = self._checkpoint.module(device, dtype)
         self._is_ctc = type(self._module).__name__.endswith("ForCTC")
         self.max_batch_size = MAX_BATCH_SIZE if self._is_ctc else 1
@@ -51,15 +56,22 @@ class HuggingFaceCtc(TextModel):
             why=EQUAL_LENGTHS if self._is_ctc else ONE_BY_ONE,
         )
 
+    def _load_processor(self) -> Any:
+        """Without the n-gram language model that some checkpoints of wav2vec2 bring: it wants packages of its own."""
+        try:
+            processor = self._checkpoint.processor()
+        except ValueError as error:
+            if LANGUAGE_MODELS_PACKAGE not in str(error):
+                raise
+        else:
+            if not type(processor).__name__.endswith("WithLM"):
+                return processor
+        log.warning("the checkpoint's language model is not used: the likeliest letters are taken")
+        return self._checkpoint.processor("Wav2Vec2Processor")
+
     def split(self, conversation: Conversation) -> Sequence[Conversation]:
         """A question for each window of each clip: text in the messages steers nothing."""
-        windows = [window for clip in clips_of(conversation) for window in clip.windows]
-        if not windows:
-            raise BadRequest(
-                "This model transcribes speech, and the messages hold no audio. "
-                "Add a content part of type `audio_url` or `input_audio`.",
-                "messages",
-            )
+        windows = [window for _, window in transcribed_windows(conversation)]
         refuse_shorter(conversation, int(MIN_CLIP_S * self.capabilities.sampling_rate))
         return [(Turn("user", (Clip((window,)),)),) for window in windows]
 
@@ -83,10 +95,21 @@ class HuggingFaceCtc(TextModel):
         placed = {
             name: value.to(device, dtype if value.is_floating_point() else None) for name, value in features.items()
         }
-        ids = self._module(**placed).logits.argmax(-1) if self._is_ctc else self._module.generate(**placed)
-        ids = getattr(ids, "sequences", ids)  # TDT's also tell how long each token lasts
-        texts: list[str] = self._processor.batch_decode(ids, skip_special_tokens=True)
+        if not all(bool(value.isfinite().all()) for value in placed.values() if value.is_floating_point()):
+            raise BadRequest("The audio's samples are so large that no features can be computed of it.", "messages")
+        texts: list[str] = self._read(placed)
         return texts
+
+    def _read(self, features: dict[str, torch.Tensor]) -> list[str]:
+        if not self._is_ctc:
+            ids = self._module.generate(**features)
+            ids = getattr(ids, "sequences", ids)  # TDT's also tell how long each token lasts
+            return list(self._processor.batch_decode(ids, skip_special_tokens=True))
+        logits = self._module(**features).logits
+        if not bool(logits.isfinite().all()):  # the likeliest of no numbers is the blank, and the transcript empty
+            raise InternalError("The model's output is no numbers. Another --dtype may help.")
+        # The blank is a special token: skipped before repeats are merged, it would take doubled letters with it.
+        return list(self._processor.batch_decode(logits.argmax(-1)))
 
 
 def _window(question: Question) -> Waveform:

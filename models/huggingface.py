@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ AUDIO_INPUTS = ("input_features", "input_values")  # what an encoder-decoder hea
 NO_LIMIT = 1 << 30  # tokens, where a configuration names no window
 # Where int8 costs more than it saves: the logits, and what turns audio into embeddings.
 KEPT_WHOLE = ("lm_head", "proj_out", "audio_tower", "audio_encoder", "multi_modal_projector", "encoder", "projector")
+TRAINING_ONLY = ("masked_spec_embed",)  # weights that checkpoints of CTC models lack and no answer needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +63,33 @@ class Checkpoint:
         }
         transformers.logging.disable_progress_bar()
         with load_errors(self.name):
-            module = self.architecture.from_pretrained(
+            module, loaded = self.architecture.from_pretrained(
                 self.name,
                 dtype=torch_dtype(device, dtype),
+                output_loading_info=True,
                 **{key: value for key, value in wanted.items() if value is not None},
                 **_where(self.name, options),
             )
+            self._check_complete(loaded["missing_keys"])
+            if options.quantization == "int8":
+                _check_rounded(module)
             if options.adapter is not None:
                 module = _adapted(module, options)
-        return (module if options.device_map else module.to(device)).eval()
+            return (module if options.device_map else module.to(device)).eval()
 
-    def processor(self) -> Any:
+    def _check_complete(self, missing: Iterable[str]) -> None:
+        """Weights that are not in the files are random, and would answer something. Raises `ValueError`."""
+        missing = sorted(name for name in missing if not name.endswith(TRAINING_ONLY))
+        if missing:
+            raise ValueError(
+                f"{len(missing)} weights of {self.architecture.__name__} are not in its files, {missing[0]} among them: "
+                "it was saved by another class, or the files do not fit the configuration."
+            )
+
+    def processor(self, class_name: str = "AutoProcessor") -> Any:
         """The checkpoint's processor; its tokenizer where it has nothing else. Raises `OSError` and `ValueError`."""
         with load_errors(self.name):
-            return transformers.AutoProcessor.from_pretrained(self.name, **_where(self.name, self.options))
+            return getattr(transformers, class_name).from_pretrained(self.name, **_where(self.name, self.options))
 
 
 def load_checkpoint(name: str, options: LoadOptions) -> CausalModel | TextModel:
@@ -92,8 +106,13 @@ def load_checkpoint(name: str, options: LoadOptions) -> CausalModel | TextModel:
     checkpoint = Checkpoint(name, options, config, architecture)
     if architecture.__name__.endswith(CTC_ENDINGS):
         return HuggingFaceCtc(checkpoint)
-    if config.is_encoder_decoder or getattr(architecture, "main_input_name", "") in AUDIO_INPUTS:
+    if getattr(architecture, "main_input_name", "") in AUDIO_INPUTS:
         return HuggingFaceAsr(checkpoint)
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"--model {name}: {architecture.__name__} reads text with an encoder; of encoder-decoders, those "
+            "are served that hear."
+        )
     return HuggingFaceChat(checkpoint)
 
 
@@ -131,7 +150,7 @@ def load_errors(name: str) -> Iterator[None]:
             f"--model {name} could not be {tried}: {_first_line(error)} (Built in: whisper-tiny.en, fake. A class of "
             "your own: path/to/file.py:Class.)"
         ) from error
-    except (ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a checkpoint's files, or code of its own, may raise
         hint = " Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else ""
         raise ValueError(f"--model {name} cannot be loaded: {_first_line(error)}{hint}") from error
 
@@ -176,7 +195,8 @@ def _quantization(choice: str | None) -> Any:
     if choice == "int8":
         from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415 -- rarely wanted
 
-        return transformers.TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=list(KEPT_WHOLE))
+        kept = [rf"(?:.*\.)?{name}" for name in KEPT_WHOLE]
+        return transformers.TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=kept)
     try:
         given = json.loads(choice)
     except json.JSONDecodeError:
@@ -184,6 +204,11 @@ def _quantization(choice: str | None) -> Any:
     if not isinstance(given, dict):
         raise ValueError(f"--quantization {choice}: int8, or the JSON of a transformers quantization_config.")
     return given
+
+
+def _check_rounded(module: Any) -> None:
+    if not any("int8" in type(weight).__name__.lower() for weight in module.parameters()):
+        raise ValueError("--quantization int8 rounds a decoder's matrices, and this model has none of them.")
 
 
 def _adapted(module: Any, options: LoadOptions) -> Any:

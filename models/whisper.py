@@ -20,8 +20,7 @@ import torchaudio.functional
 from tokenizers import Tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from errors import BadRequest
-from models.base import CausalModel, Clip, Conversation, Prompt
+from models.base import CausalModel, Conversation, Prompt, transcribed_windows
 from models.ctranslate2 import num_layers, read_variables, whisper_state_dict
 from models.loading import torch_dtype
 from wire import Capabilities
@@ -112,18 +111,7 @@ class Whisper(CausalModel):
         return module
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        clips = [part for turn in conversation for part in turn.parts if isinstance(part, Clip)]
-        if not clips:
-            raise BadRequest(
-                "This model transcribes speech, and the messages hold no audio. "
-                "Add a content part of type `audio_url` or `input_audio`.",
-                "messages",
-            )
-        return [
-            self._prompt(window, lead="\n" if first else " ")
-            for clip in clips
-            for first, window in zip([True] + [False] * len(clip.windows), clip.windows, strict=False)
-        ]
+        return [self._prompt(window, lead) for lead, window in transcribed_windows(conversation)]
 
     def _prompt(self, window: npt.NDArray[np.float32], lead: str) -> Prompt:
         audio_tokens = -(-len(window) // ENCODER_HOP_SAMPLES)

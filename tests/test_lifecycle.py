@@ -117,7 +117,9 @@ without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason=
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (("--model", "no-such-model"), 1, "There is no model 'no-such-model'"),
+        (("--model", "no-such-model"), 1, "no-such-model could not be found here as a directory, nor on the hub"),
+        (("--model", "/no/such/directory"), 1, "there is no such directory"),
+        (("--model", "tests/support/broken.py:Nobody"), 1, "Nobody"),
         pytest.param(("--device", "cuda"), 1, "nvidia-smi lists none", marks=without_gpu),
         (("--port", "80"), 2, "port"),
         (("--temperature", "1"), 2, "temperature"),
@@ -126,7 +128,7 @@ without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason=
 )
 def test_a_start_that_fails_says_why(flags: tuple[str, ...], status: int, message: str) -> None:
     """And leaves nothing."""
-    with run_server(*flags, ready=False) as server:
+    with run_server(*flags, ready=False, env={"HF_HUB_OFFLINE": "1"}) as server:
         assert server.process.wait(40) == status
         assert message in server.log.read_text()
         assert "Traceback" not in server.log.read_text()
