@@ -74,6 +74,7 @@ class ByteBoundedCache(Generic[K, V]):
 class EncoderCache:
     """Stands before a module's audio encoder: while a prompt with known audio is prefilled (`naming`), the encoder's
     output is taken from here, where it is, and kept otherwise. The module itself is as it was, but for this door.
+    What is kept is never what was given out: decoders write into it.
 
     `last_output`: what the encoder gave, or would have given, when it was last called.
     """
@@ -105,8 +106,11 @@ class EncoderCache:
         self._outputs.clear()
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.last_output = self._encode(*args, **kwargs) if self._name is None else self._known(args, kwargs)
-        return copy.copy(self.last_output)  # modules write the projected embeddings into the output
+        if self._name is None:
+            self.last_output = self._encode(*args, **kwargs)
+            return copy.copy(self.last_output)  # modules write the projected embeddings into the output
+        self.last_output = self._known(args, kwargs)
+        return copy.deepcopy(self.last_output)  # and some add to its tensors in place
 
     def _known(self, args: Any, kwargs: Any) -> Any:
         assert self._name is not None, "called inside `naming`"

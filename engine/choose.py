@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.grammar import GrammarFailed, Matcher, allowed_tokens
-from engine.sampling import sample
+from engine.sampling import sample, with_logit
 from engine.sequence import Sequence
 from engine.vocabulary import Vocabulary
 from errors import BadRequest, EardrumError, InternalError
@@ -58,11 +58,11 @@ class Chooser:
         """What the model must not say, and what it must not begin with."""
         if self._banned:
             if self._banned_index is None or self._banned_index.device != logits.device:
-                self._banned_index = self._index(self._banned, logits)
+                self._banned_index = self._index(with_logit(self._banned, logits.shape[-1]), logits)
             logits.index_fill_(1, self._banned_index, -torch.inf)
         for row, sequence in enumerate(sequences):
             if not sequence.prompt_tokens and self._model.banned_first_ids:
-                logits[row, list(self._model.banned_first_ids)] = -torch.inf
+                logits[row, with_logit(self._model.banned_first_ids, logits.shape[-1])] = -torch.inf
 
     def _hold_open(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
         """No end where the request wants none yet."""
@@ -98,7 +98,7 @@ class Chooser:
         return {}
 
     def _index(self, ids: Seq[int], like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(ids, device=like.device)
+        return torch.tensor(ids, dtype=torch.long, device=like.device)
 
 
 def _overflowed(logits: torch.Tensor) -> dict[int, EardrumError]:

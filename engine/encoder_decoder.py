@@ -97,6 +97,7 @@ class EncoderDecoderRows:
         self._max_rows = max_rows
         self._cross = CrossAttention(max_rows)
         self._encoder_cache = encoder_cache
+        self._stand_in = torch.empty(0)
 
     @property
     def max_tokens(self) -> int | None:
@@ -149,7 +150,12 @@ class EncoderDecoderRows:
         with prefill_errors():
             self._check_length(state)
             self._cross.insert(self._slots.window.rows, state)
-            self._slots.insert(state.own.to(self._device), self._max_rows * state.cross.num_bytes)
+            self._slots.insert(state.own.to(self._device), self._max_rows * self._bytes_beside(state))
+
+    def _bytes_beside(self, state: EncoderDecoderState) -> int:
+        """What a row takes beside its slot: cross-attention, and its part of the stand-in."""
+        hidden: torch.Tensor = self._encoded.last_hidden_state
+        return state.cross.num_bytes + len(state.mask) * hidden.shape[-1] * hidden.element_size()
 
     def _check_length(self, state: EncoderDecoderState) -> None:
         """Rows of different encoder lengths need a mask, and not all modules take one. Without, the buffers must be
@@ -207,11 +213,18 @@ class EncoderDecoderRows:
         """A stand-in: with cross-attention cached, the decoder reads only its size and its mask."""
         rows, positions = mask.shape
         outputs = copy.copy(self._encoded)
-        hidden = outputs.last_hidden_state
-        outputs["last_hidden_state"] = hidden.new_zeros((1, 1, hidden.shape[-1])).expand(rows, positions, -1)
+        outputs["last_hidden_state"] = self._stand_in_like(outputs.last_hidden_state, rows, positions)
         if self._takes_mask:
             outputs["attention_mask"] = mask
         return outputs
+
+    def _stand_in_like(self, like: torch.Tensor, rows: int, positions: int) -> torch.Tensor:
+        """Shape (rows, positions, width), in memory of its own, as some decoders write into it. One buffer for all
+        steps, as nobody reads what is in it."""
+        size = rows * positions * like.shape[-1]
+        if self._stand_in.numel() < size:
+            self._stand_in = like.new_zeros(size)
+        return self._stand_in[:size].view(rows, positions, -1)
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:

@@ -83,14 +83,15 @@ class RowsFactory:
         if own is not None:
             return own
         module: Any = self._model.module
+        if self.reason_for_one_row and not module.config.is_encoder_decoder:
+            return SerialRows(module)
+        _refuse_several_devices(module)
         self._encoder_cache.clear()
         self._prefix_cache.clear()
         first_rows = self.max_rows if self._options.compiled else 1  # each new size is compiled anew
         slots = SlotCache(self.max_rows, self._max_tokens, self._max_bytes, first_rows)
         if module.config.is_encoder_decoder:
             return EncoderDecoderRows(module, slots, self.max_rows, self._encoder_cache)
-        if self.reason_for_one_row:
-            return SerialRows(module)
         return DecoderRows(
             module,
             slots,
@@ -103,6 +104,17 @@ class RowsFactory:
     def learn(self, max_tokens: int | None) -> None:
         """What measuring has shown holds for rows that are made later, too."""
         self._max_tokens = max_tokens
+
+
+def _refuse_several_devices(module: Any) -> None:
+    """Raises `ValueError` for a module whose layers compute on several devices, as accelerate's map of it says: slots
+    are on one. What is only kept on the host or the disk computes on the device of the rest."""
+    devices = {str(device) for device in getattr(module, "hf_device_map", {}).values()} - {"cpu", "disk"}
+    if len(devices) > 1:
+        raise ValueError(
+            f"--device-map spreads the model over several devices ({', '.join(sorted(devices))}); this server keeps "
+            "all keys and values on one: leave --device-map out, or name one device."
+        )
 
 
 def _reason_for_one_row(module: Any) -> str:

@@ -8,7 +8,7 @@ company. Ties are kept or dropped together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -41,6 +41,11 @@ class RowSampler:
         self.top_k = _given(sampling.top_k, defaults.top_k)
         self.repetition_penalty = _given(sampling.repetition_penalty, defaults.repetition_penalty)
         self.seed(choice)
+        self.begin(prompt_ids)
+
+    def begin(self, prompt_ids: Sequence[int]) -> None:
+        """A prompt's answer begins. All penalties count anew: a window of a long audio is answered as it is alone, and
+        not kept from words for having been said in another. The draw goes on where it was."""
         self._prompt_ids = prompt_ids if self.repetition_penalty != 1 else ()
         self.counts: torch.Tensor | None = None  # of each token in the answer, shape (vocabulary,)
         self.seen: torch.Tensor | None = None  # whether a token is in the prompt or the answer
@@ -76,8 +81,13 @@ class RowSampler:
         if self.counts is None or self.seen is None:
             self.counts = torch.zeros_like(like)
             self.seen = torch.zeros_like(like, dtype=torch.bool)
-            self.seen[list(self._prompt_ids)] = True
+            self.seen[with_logit(self._prompt_ids, len(like))] = True
         return self.counts, self.seen
+
+
+def with_logit(ids: Iterable[int], size: int) -> list[int]:
+    """Those of `ids` that are among the `size` logits: a placeholder may be behind the vocabulary's end."""
+    return [token for token in ids if 0 <= token < size]
 
 
 def _given(value: T | None, default: T) -> T:
@@ -110,8 +120,9 @@ def _bias(logits: torch.Tensor, rows: Sequence[RowSampler]) -> None:
 
 
 def _penalise(logits: torch.Tensor, rows: Sequence[RowSampler]) -> None:
-    """Presence and frequency as OpenAI defines them, over the answer; repetition as Keskar et al. 2019 (CTRL) do, over
-    prompt and answer: what was said before is divided by the penalty where it is likely, multiplied where it is not."""
+    """Presence and frequency as OpenAI defines them, over the answer to the prompt; repetition as Keskar et al. 2019
+    (CTRL) do, over prompt and answer: what was said before is divided by the penalty where it is likely, multiplied
+    where it is not."""
     penalised = [i for i, row in enumerate(rows) if row.has_penalties]
     if not penalised:
         return

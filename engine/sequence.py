@@ -106,6 +106,7 @@ class Sequence:
         self.prompt_index += 1
         self.prompt_tokens = 0
         self.text.begin(self.prompt.lead)
+        self.sampler.begin(self.prompt.token_ids)
 
     def deltas(self) -> list[Delta]:
         """What there is to tell that has not been told."""

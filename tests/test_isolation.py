@@ -160,6 +160,17 @@ def test_a_bias_on_a_placeholder_is_a_400_and_none_is_ever_written() -> None:
     assert chosen.token != placeholder
 
 
+def test_ids_that_have_no_logit_are_never_said_and_harm_nobody() -> None:
+    """A checkpoint may name a placeholder behind the end of its vocabulary, or none by a number below 0."""
+    plain, model = TinyCausal(build("qwen2_audio")), TinyCausal(build("qwen2_audio"))
+    outside = (model.vocabulary_size, -1)
+    model.placeholder_ids = (*plain.placeholder_ids, *outside)
+    model.banned_ids = model.banned_first_ids = outside
+    for text in ("hello", "what?"):
+        expected = answer(EngineRun(plain), "x", plain.prompt([CLIP], text))
+        assert answer(EngineRun(model), "x", model.prompt([CLIP], text)) == expected
+
+
 def test_a_prompt_that_fills_the_window_is_a_400() -> None:
     """There is no room for an answer."""
     model = TinyCausal(build("qwen2_text"))
@@ -207,6 +218,23 @@ def test_audio_that_no_token_stands_for_is_not_taken_for_another() -> None:
         prompt = model.prompt([clip], "what is said here?")
         assert answer(run, name, prompt) == expected(model, prompt, "qwen2_audio")
         assert run.ends[name, 0].usage.cached_tokens == 0
+
+
+def test_a_module_on_several_devices_is_refused_at_the_load() -> None:
+    """All keys and values are on one device. Layers that are only kept elsewhere compute on it, too."""
+    model = TinyCausal(build.__wrapped__("qwen2_text"))
+    model.module.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(ValueError, match="--device-map spreads the model over several devices"):
+        EngineRun(model)
+    model.module.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu", "lm_head": "disk"}
+    EngineRun(model)
+
+
+def test_a_row_with_recurrent_state_may_be_on_several_devices() -> None:
+    """Its keys and values are where the module itself puts them."""
+    model = TinyCausal(build.__wrapped__("recurrent_text"))
+    model.module.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    EngineRun(model)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -261,6 +289,21 @@ def test_choices_that_run_ahead_do_not_pile_up_prefills() -> None:
         kept = max([kept, *(len(sequence.run.prefills) for sequence in waiting)])
     assert kept == 2
     assert {run.texts["x", choice] for choice in range(4)} == {alone.texts["x", 0]}
+
+
+@pytest.mark.parametrize(
+    "penalty", [{"repetition_penalty": 1.5}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}]
+)
+def test_a_window_is_not_penalised_for_what_was_said_in_another(penalty: dict) -> None:
+    """Each is answered as it is alone, also by its own prompt's ids."""
+    model = TinyCausal(build("whisper"))
+    prompts = windows(model, 3, NEW_TOKENS)
+    run = EngineRun(model)
+    for i, prompt in enumerate(prompts):
+        run.submit(str(i), prompt, **penalty)
+    run.submit("together", *prompts, **penalty)
+    run.finish()
+    assert run.tokens("together") == [token for i in range(3) for token in run.tokens(str(i))]
 
 
 def test_a_row_that_was_set_aside_goes_on_with_its_next_prompt() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from transformers import MoonshineStreamingConfig, MoonshineStreamingForConditionalGeneration
 
 from engine import compiled
 from engine.caches import EncoderCache
@@ -19,7 +20,10 @@ from tests.support.tiny_models import (
     CHAT_MODELS,
     ENCODER_DECODERS,
     END,
+    GAIN,
+    SPECIAL,
     TEXT_MODELS,
+    VOCABULARY,
     TinyModel,
     build,
     greedy,
@@ -93,6 +97,39 @@ def test_answers_are_the_same_with_caches_on(name: str, prefix_cache_mb: int) ->
     elif name != "qwen2_5_omni":  # multimodal positions: its prompts with audio are computed whole
         again = [i for i in range(12, 24) if len(inputs_of(name)[i - 12][1]) > 16]
         assert all(run.ends[str(i), 0].usage.cached_tokens > 0 for i in again)
+
+
+def moonshine_streaming() -> TinyModel:
+    """Its decoder adds positions to the encoder's output in place, in each call."""
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, **heads}
+    encoder = {"sliding_windows": ((16, 4), (16, 0)), **sizes}
+    config = MoonshineStreamingConfig(encoder_config=encoder, vocab_size=VOCABULARY, **sizes, **SPECIAL)
+    moonshine = build("moonshine")
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)
+        module = MoonshineStreamingForConditionalGeneration(config).eval()
+        for weight in module.parameters():
+            if weight.dim() >= 2:
+                weight.mul_(GAIN)
+    module.generation_config = moonshine.module.generation_config
+    return replace(moonshine, module=module)
+
+
+def test_a_decoder_that_writes_into_the_encoders_output_is_given_its_own() -> None:
+    """Neither other rows nor what is kept for the next question are changed by it."""
+    tiny = moonshine_streaming()
+    model = TinyCausal(tiny)
+    prompts = [model.prompt([CLIPS[i % 4]], TEXTS[i % 5]) for i in range(8)]
+    expected = [greedy(tiny, dict(prompt.inputs), NEW_TOKENS) for prompt in prompts]
+    run = EngineRun(model, 4, encoder_cache_mb=100)
+    for i, prompt in enumerate(prompts * 2):
+        run.submit(str(i), prompt, max_tokens=NEW_TOKENS, ignore_eos=True)
+        run.step()
+    run.finish()
+    assert run.engine._factory._encoder_cache.hits == 12
+    assert [run.tokens(str(i)) for i in range(16)] == expected * 2
+    assert len({tuple(each) for each in expected}) >= 6
 
 
 @pytest.mark.parametrize("name", ["qwen2_text", "gemma4", "qwen2_audio", "whisper", "moonshine"])

@@ -198,6 +198,25 @@ def test_repetition_is_that_of_transformers() -> None:
         said.append(expected)
 
 
+def test_ids_of_the_prompt_that_have_no_logit_are_not_counted() -> None:
+    """Such as a placeholder behind the vocabulary's end."""
+    logits = noise(1, 50)
+    inside, outside = (row(0, repetition_penalty=1.8, prompt_ids=ids) for ids in ((4, 9), (4, 50, -1, 9)))
+    assert sample(logits.clone(), [outside]) == sample(logits.clone(), [inside])
+    assert outside.seen is not None
+    assert torch.equal(outside.seen, inside.seen)
+
+
+def test_a_new_prompt_is_counted_anew_and_the_draw_goes_on() -> None:
+    """Words are new again; random numbers are not the same again."""
+    sampler, other = row(1.0, repetition_penalty=1.8), row(1.0)
+    first = [sample(noise(1), [each])[0] for each in (sampler, other)]
+    assert first[0] == first[1]
+    sampler.begin((4,))
+    assert sampler.tally(noise(1)[0])[1].nonzero()[:, 0].tolist() == [4]
+    assert sampler.random.random() == other.random.random()
+
+
 def test_logit_bias_adds_to_the_logit() -> None:
     """-100 forbids and 100 forces, each in its own row."""
     logits = torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.5, 0.0]])
