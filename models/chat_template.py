@@ -201,8 +201,8 @@ class ChatTemplate:
 
 
 def _merged(parts: Iterable[str | Clip]) -> tuple[str | Clip, ...]:
-    """Neighbouring texts as one, as templates write them: control tokens are looked for in each text alone, and must not
-    be hidden in the seam of two."""
+    """Neighbouring texts as one, as templates write them: control tokens are looked for in each text alone, none may
+    hide in the seam of two."""
     merged: list[str | Clip] = []
     for part in parts:
         if merged and isinstance(part, str) and isinstance(merged[-1], str):

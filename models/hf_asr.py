@@ -94,8 +94,8 @@ class HuggingFaceAsr(CausalModel):
         end = self._no_timestamps_id
         if end is None and module.config.model_type not in PROMPTLESS:
             raise ValueError(
-                f"--model {self._checkpoint.name}: a `{module.config.model_type}` decoder wants a prompt that this server "
-                "does not know. Serve it by a class of your own, with `prepare`: see docs/your-model.md."
+                f"--model {self._checkpoint.name}: a `{module.config.model_type}` decoder wants a prompt that this "
+                "server does not know. Serve it by a class of your own, with `prepare`: see docs/your-model.md."
             )
         if end is None:
             return (start,), {}

@@ -82,8 +82,8 @@ class Checkpoint:
         missing = sorted(name for name in missing if not name.endswith(TRAINING_ONLY))
         if missing:
             raise ValueError(
-                f"{len(missing)} weights of {self.architecture.__name__} are not in its files, {missing[0]} among them: "
-                "it was saved by another class, or the files do not fit the configuration."
+                f"{len(missing)} weights of {self.architecture.__name__} are not in its files, {missing[0]} among "
+                "them: it was saved by another class, or the files do not fit the configuration."
             )
 
     def processor(self, class_name: str = "AutoProcessor") -> Any:
