@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from engine.grammar import Grammar
+from engine.limit import within
+from engine.questions import TextRequest, TextRequests
 from engine.text import StopScanner
-from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
-from models.base import Conversation, Question, TextModel
-from wire import Batching, Delta, Failed, Finished, FinishReason, Heard, Job, JobId, Sampling, Usage
+from errors import DeadlineExceeded, EardrumError, InternalError
+from models.base import Question, TextModel
+from wire import Batching, Delta, Failed, Finished, FinishReason, JobId, Usage
 
 log = logging.getLogger("eardrum.engine")
 
@@ -28,63 +29,6 @@ BatchEvent = Delta | Finished | Failed
 
 LEAD = " "  # joins the answers to a clip's windows
 SEEDS = 2**63  # so many there are; those of a client's may be negative, which not every generator takes
-
-
-@dataclass(frozen=True, eq=False)
-class TextRequest:
-    """What is asked: `conversations` one after another. `groups`: whom each of them may share a batch with."""
-
-    job: Job
-    conversations: Sequence[Conversation]
-    groups: Sequence[Hashable]
-    heard: Heard
-
-    @property
-    def id(self) -> JobId:
-        return self.job.id
-
-
-class TextRequests:
-    """Makes requests for one model; several threads may call it at once."""
-
-    def __init__(self, model: TextModel) -> None:
-        self._model = model
-
-    def compile(self, job: Job) -> Grammar | None:
-        """Refuses structures: they are enforced token by token. Raises `BadRequest`."""
-        if job.structure is not None:
-            raise _unsupported(job.structure.place)
-        return None
-
-    def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> TextRequest:
-        """The request of a job. Raises `BadRequest` for what the model, or a loop that is not ours, cannot do."""
-        _check_sampling(job.sampling)
-        conversations = self._model.split(conversation)
-        if not conversations:
-            raise ValueError("a model's `split` gave no conversation")
-        groups = [self._model.group(Question(each, job.sampling)) for each in conversations]
-        return TextRequest(job, conversations, groups, heard)
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    """Refuse what needs the model's own probabilities, rather than to ignore it."""
-    wanted = {
-        "logprobs": sampling.top_logprobs is not None,
-        "logit_bias": bool(sampling.logit_bias),
-        "min_tokens": bool(sampling.min_tokens),
-        "ignore_eos": sampling.ignore_eos,
-    }
-    for name, is_wanted in wanted.items():
-        if is_wanted:
-            raise _unsupported(name)
-
-
-def _unsupported(place: str) -> BadRequest:
-    return BadRequest(
-        f"`{place}`: this model writes its answers by a loop of its own, which gives text and no probabilities, so the "
-        "server cannot do this.",
-        place,
-    )
 
 
 @dataclass(eq=False)
@@ -106,7 +50,14 @@ class _Answer:
     def question(self) -> Question:
         sampling = self.request.job.sampling
         seed = None if sampling.seed is None else (sampling.seed + self.choice) % SEEDS
-        return Question(self.request.conversations[self.index], replace(sampling, seed=seed, n=1))
+        sampling = replace(sampling, seed=seed, n=1, max_tokens=self.num_tokens_left)
+        return Question(self.request.conversations[self.index], sampling)
+
+    @property
+    def num_tokens_left(self) -> int | None:
+        """Of those that all of its text may have; `None` for any number."""
+        limit = self.request.job.sampling.max_tokens
+        return None if limit is None else limit - self.num_tokens
 
     @property
     def group(self) -> Hashable:
@@ -276,18 +227,19 @@ class BatchEngine:
             return [self._fail(answer.request.id, InternalError("The server failed to write this answer."))]
 
     def _say(self, answer: _Answer, piece: str) -> Iterable[BatchEvent]:
-        """More text; the events that it makes."""
+        """More text; the events that it makes. At the limit the answer ends by it, be it complete or not: a model that
+        heeds `max_tokens` says nothing more."""
         text = self._joined(answer, piece)
         if not text:
             return
-        answer.num_tokens += self._model.count_tokens(text)
-        certain = answer.scanner.push(text)
+        kept, num_tokens = within(text, answer.num_tokens_left, self._model.count_tokens)
+        answer.num_tokens += num_tokens
+        certain = answer.scanner.push(kept)
         if certain:
             yield Delta(answer.request.id, answer.choice, certain)
-        limit = answer.request.job.sampling.max_tokens
         if answer.scanner.stopped:
             yield from self._finish(answer, "stop")
-        elif limit is not None and answer.num_tokens >= limit:
+        elif kept != text or answer.num_tokens_left == 0:
             yield from self._finish(answer, "length")
 
     def _joined(self, answer: _Answer, piece: str) -> str:

@@ -201,6 +201,78 @@ def test_max_tokens_end_an_answer() -> None:
     assert model.num_closed == 1
 
 
+class Counting(Scripted):
+    """Counts its tokens, which are characters or words."""
+
+    def __init__(self, unit: str, **scripts: Script) -> None:
+        super().__init__(**scripts)
+        self.unit = unit
+
+    def count_tokens(self, text: str) -> int:
+        return len(text) if self.unit == "characters" else len(text.split())
+
+
+@pytest.mark.parametrize(
+    ("unit", "script", "limit", "text", "reason", "num_tokens"),
+    [
+        ("characters", ["one two three"], 9, "one two", "length", 7),  # not "one two t"
+        ("characters", ["one two three"], 7, "one two", "length", 7),
+        ("characters", ["one two three"], 2, "on", "length", 2),  # not even a word
+        ("characters", ["one two three"], 14, "one two three", "stop", 13),
+        ("characters", ["one", " two three"], 8, "one two", "length", 7),
+        ("characters", ["one", " two"], 4, "one ", "length", 4),
+        ("characters", ["a " + "b" * 40], 30, "a " + "b" * 28, "length", 30),  # as Chinese goes on without blanks
+        ("words", ["one two three"], 2, "one two", "length", 2),
+        ("words", ["one two", " three four"], 3, "one two three", "length", 3),
+        ("words", ["one two", " three"], 4, "one two three", "stop", 3),
+    ],
+)
+def test_a_piece_that_exceeds_the_limit_is_cut(
+    unit: str, script: Script, limit: int, text: str, reason: str, num_tokens: int
+) -> None:
+    """Between words, if one fits; what is told never counts more than was asked for."""
+    run = Run(Counting(unit, a=script))
+    run.submit("a", max_tokens=limit)
+    run.finish()
+    assert run.answer("a") == (text, reason)
+    assert run.ends["a", 0].usage.completion_tokens == num_tokens
+
+
+def test_what_the_limit_cuts_off_holds_no_stop_string() -> None:
+    """And one before it ends the answer as ever."""
+    run = Run(Counting("words", before=["one END two three"], behind=["one two three END"]))
+    run.submit("before", max_tokens=2, stop=("END",))
+    run.submit("behind", max_tokens=2, stop=("END",))
+    run.finish()
+    assert run.answer("before") == ("one ", "stop")
+    assert run.answer("behind") == ("one two", "length")
+
+
+def test_a_tokenizer_that_counts_a_token_for_nothing_cuts_all() -> None:
+    """Many begin each text with a token of their own."""
+
+    class Begins(Scripted):
+        def count_tokens(self, text: str) -> int:
+            return 2 + len(text)
+
+    run = Run(Begins(a=["one"]))
+    run.submit("a", max_tokens=2)
+    run.finish()
+    assert run.answer("a") == ("", "length")
+    assert run.ends["a", 0].usage.completion_tokens == 0
+
+
+def test_the_limit_is_for_all_windows_together() -> None:
+    """A later one is asked for what is left."""
+    model = Counting("words", **{"1": ["one two"], "2": ["three"], "3": ["four five"], "4": ["six"]})
+    run = Run(model)
+    run.submit("long", Clip(tuple(np.full(10, i, np.float32) for i in range(1, 5))), max_tokens=4)
+    run.finish()
+    assert [question.sampling.max_tokens for question in model.asked] == [4, 2, 1]
+    assert run.answer("long") == ("one two three four", "length")
+    assert run.ends["long", 0].usage.completion_tokens == 4
+
+
 def test_windows_are_answered_in_turn_and_joined_by_one_blank() -> None:
     """Whatever blanks stand at their edges; a window without an answer leaves none. They share batches with others."""
     model = Scripted(**{"1": [" one "], "2": ["", "  ", " two"], "3": ["", " "], "4": ["four", "!"]})

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,16 @@ from wire import (
     Structure,
     TextPart,
 )
-from worker.cascade import NO_SPEECH, WAIT_S, CascadeEngine, ClipId, split_settings, with_transcripts
+from worker.cascade import (
+    CUT_OFF,
+    INSTRUCTION,
+    NO_SPEECH,
+    WAIT_S,
+    CascadeEngine,
+    ClipId,
+    split_settings,
+    with_transcripts,
+)
 from worker.serving import load
 
 HEARD = Heard(2, 5.0, 4.0)
@@ -55,10 +65,13 @@ def words_of(window: np.ndarray) -> str:
 class Ears(FakeModel):
     """Does what it hears: "#say=no" is a clip in which somebody says no."""
 
+    max_new_tokens: int | None = None
+
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        ((heard,),) = (turn.parts for turn in conversation)
+        ((heard, _),) = (turn.parts for turn in conversation)
         scripts = [super(Ears, self).prepare((Turn("user", (words_of(each),)),)) for each in heard.windows]
-        return [replace(script, lead=" ") for (script,) in scripts]
+        window = {} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}
+        return [replace(script, lead=" ", **window) for (script,) in scripts]
 
 
 class BatchEars(TextModel):
@@ -68,9 +81,10 @@ class BatchEars(TextModel):
     max_batch_size = 2
 
     def setup(self, device: str, dtype: str) -> None:
-        """There is nothing to load."""
+        self.asked: list[Conversation] = []
 
     def generate(self, questions: Sequence[Question]) -> Iterator[Sequence[str | None]]:
+        self.asked += [question.conversation for question in questions]
         said = [words_of(question.conversation[0].parts[0].windows[0]) for question in questions]
         yield said
         assert "crash" not in said
@@ -239,6 +253,28 @@ def test_silence_is_told_as_such() -> None:
     run.ask("job", [clip("#tokens=0"), clip("#say=_"), "What did I say?"])
     run.finish()
     assert run.texts["job", 0].endswith(f"You said: {NO_SPEECH}\n{NO_SPEECH}\nWhat did I say?")
+
+
+def test_a_transcript_that_was_cut_off_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """The LLM is not to take half a sentence for all that was said, and the operator is to know."""
+    ears = Ears()
+    ears.max_new_tokens = 4
+    run = Run(ears)
+    run.ask("job", [clip("#say=hello"), clip("#say=yes", "#say=no"), "?"])
+    run.finish()
+    assert run.llm.asked[0][0].parts == (f"hell{CUT_OFF}\nyes no\n?",)
+    assert ["clip 0" in line for line in caplog.messages if "cut off" in line] == [True]
+
+
+def test_ears_that_could_chat_are_told_to_transcribe() -> None:
+    """They would answer what they hear otherwise. The words behind the clip are the same for every model."""
+    ears = BatchEars()
+    run = Run(ears)
+    run.ask("job", ["Be brief.", clip("hello"), "What was that?"])
+    run.finish()
+    (conversation,) = ears.asked
+    ((role, (heard, text)),) = [(turn.role, turn.parts) for turn in conversation]
+    assert (role, words_of(heard.windows[0]), text) == ("user", "hello", INSTRUCTION)
 
 
 @pytest.mark.parametrize(
@@ -488,6 +524,14 @@ def test_a_name_that_is_no_cascade_says_how_one_is_written(name: str) -> None:
     """Rather than to be looked for on the hub."""
     with pytest.raises(ValueError, match="cascade:ASR,LLM"):
         load(settings(model=f"cascade:{name}"), "cpu")
+
+
+def test_ears_that_are_deaf_are_refused(tmp_path: Path) -> None:
+    """The LLM would answer something that nobody said. They are, before the LLM takes its time to load."""
+    path = tmp_path / "mine.py"
+    path.write_text("class Reads:\n  sampling_rate, max_clips = 16_000, 0\n  def generate(self, batch): return ['']\n")
+    with pytest.raises(ValueError, match=r"mine\.py:Reads reads text only, and cannot be the ears of a cascade"):
+        load(settings(model=f"cascade:{path}:Reads,/no/such/llm"), "cpu")
 
 
 def test_both_share_the_device_and_the_llm_has_the_rest() -> None:

@@ -16,7 +16,6 @@ from engine.encoder_decoder import EncoderDecoderRows
 from engine.prompts import audio_keys
 from engine.rows import EngineOptions, RowsFactory
 from errors import BadRequest
-from models import registry
 from models.base import Clip, Prompt, Turn
 from models.whisper import MODEL_BIN_SHA256, WINDOW_S, Whisper, embedded_whisper, log_mel
 from tests.support.causal import EngineRun
@@ -184,12 +183,6 @@ def test_wrong_or_missing_weights_say_what_to_do(whisper: Whisper, tmp_path: Pat
     (tmp_path / "model" / "model.bin").unlink()
     with pytest.raises(FileNotFoundError, match="--model"):
         Whisper(tmp_path / "model", MODEL_BIN_SHA256).setup("cpu", "auto")
-
-
-def test_an_unknown_model_is_a_sentence() -> None:
-    """It names those that there are."""
-    with pytest.raises(ValueError, match=r"whisper-tiny\.en"):
-        registry.create("whisper-huge")
 
 
 def test_the_window_is_whispers(whisper: Whisper) -> None:

@@ -22,7 +22,7 @@ from engine.engine import EngineEvent
 from engine.grammar import Grammar
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
 from models.base import Clip, Conversation, Turn, clips_of
-from wire import NOTHING_HEARD, Batching, Delta, Failed, Finished, Heard, Job, JobId, Sampling
+from wire import NOTHING_HEARD, Batching, Delta, Failed, Finished, FinishReason, Heard, Job, JobId, Sampling
 
 if TYPE_CHECKING:
     from worker.serving import AnyEngine, Request, Requests
@@ -32,6 +32,10 @@ log = logging.getLogger("eardrum.worker")
 PREFIX = "cascade:"
 
 NO_SPEECH = "[no speech]"  # an empty transcript: the LLM is to know that there was audio, and that nobody spoke
+CUT_OFF = " [cut off]"  # behind a transcript that filled the ears' window: more was said, and the LLM is to know
+INSTRUCTION = (
+    "Transcribe the speech in this audio."  # a model that chats would answer the clip; recognisers heed no text
+)
 AS_HEARD = Sampling(temperature=0.0)
 
 PREPARE_THREADS = 2
@@ -117,7 +121,7 @@ class CascadeRequests:
         clip_id = ClipId(job.id.api_server, job.id.key, index)
         clip_job = Job(clip_id, (), AS_HEARD, priority=job.priority)
         try:
-            return self._ears.prepare(clip_job, (Turn("user", (clip,)),), NOTHING_HEARD, None)
+            return self._ears.prepare(clip_job, (Turn("user", (clip, INSTRUCTION)),), NOTHING_HEARD, None)
         except BadRequest as error:  # its param is of a conversation that the client has never seen
             place = job.audio_parts[index].place
             raise type(error)(f"`{place}`: {error.message}", place) from error
@@ -254,14 +258,17 @@ class CascadeEngine:
                 case Delta():
                     pending.texts[clip_id.index].append(event.text)
                 case Finished():
-                    self._close_clip(pending)
+                    self._close_clip(pending, clip_id, event.reason)
                 case Failed():
                     self.cancel(clip_id.job_id)
                     failures.append(replace(event, job_id=clip_id.job_id))
         return failures
 
-    def _close_clip(self, pending: _Pending) -> None:
+    def _close_clip(self, pending: _Pending, clip_id: ClipId, reason: FinishReason) -> None:
         """A clip is heard; after the last one, the LLM's prompt is made. A long text takes its time, so in a thread."""
+        if reason == "length":
+            log.warning("%s: its transcript was cut off, as it fills the window of the model that hears", clip_id)
+            pending.texts[clip_id.index].append(CUT_OFF)
         pending.open_clips -= 1
         if not pending.open_clips:
             request = pending.request

@@ -92,10 +92,13 @@ def load(settings: Settings, device: str, heed_card: bool = True) -> Served:
 
 
 def _load_cascade(settings: Settings, device: str) -> Served:
-    """Both models are loaded before either's engine measures what memory is left."""
-    parts = split_settings(settings)
-    loaded = [_load_model(part, device) for part in parts]
-    ears, llm = map(serve, loaded, parts)
+    """Both models are loaded before either's engine measures what memory is left. Raises `ValueError` for deaf ears."""
+    of_ears, of_llm = split_settings(settings)
+    hears = _load_model(of_ears, device)
+    if hears.capabilities.max_clips == 0:
+        raise ValueError(f"--model {of_ears.model} reads text only, and cannot be the ears of a cascade.")
+    answers = _load_model(of_llm, device)
+    ears, llm = serve(hears, of_ears), serve(answers, of_llm)
     engine = CascadeEngine(ears.engine, llm.engine)
     batching, why = engine.batching
     return Served(engine, replace(ears.capabilities, batching=batching, why=why, max_clips=None))
