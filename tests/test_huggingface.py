@@ -25,8 +25,8 @@ from transformers import GenerationMixin
 
 from audio.segment import split_at_quiet
 from errors import BadRequest, InternalError
-from models.base import Clip, Turn
-from models.huggingface import load_checkpoint
+from models.base import Clip, Defaults, Turn
+from models.huggingface import defaults_of, load_checkpoint
 from models.loading import LoadOptions
 from models.registry import create
 from models.whisper import embedded_whisper
@@ -519,3 +519,33 @@ async def test_the_real_whisper_as_a_directory_answers_as_the_embedded_one(tmp_p
             answers = [await both_ways(each, user(input_audio(clip.name)), max_tokens=100) for each in (client, other)]
             assert answers[0] == answers[1]
             assert word_error_rate(clip.text, answers[0]) <= clip.wer + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Defaults(temperature=0.0)),
+        ({"temperature": 0.7, "top_p": 0.5}, Defaults(temperature=0.0)),  # as `generate` ignores them
+        ({"repetition_penalty": 1.1}, Defaults(temperature=0.0, repetition_penalty=1.1)),
+        ({"do_sample": True}, Defaults(temperature=1.0, top_k=50)),
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.5, "top_k": 20}, Defaults(0.7, 0.5, 20)),
+    ],
+)
+def test_sampling_is_what_the_checkpoint_says(settings: dict, expected: Defaults) -> None:
+    """Where its generation configuration samples, and only there; a penalty holds for greedy answers, too."""
+    assert defaults_of(transformers.GenerationConfig(**settings)) == expected
+
+
+async def test_a_request_overrides_the_checkpoints_sampling(root: Path, tmp_path: Path) -> None:
+    """Answers vary where the checkpoint samples, and are the greedy ones where the request says so."""
+    directory = tmp_path / "sampling"
+    shutil.copytree(saved("qwen2_text", root), directory)
+    settings = json.loads((directory / "generation_config.json").read_text())
+    (directory / "generation_config.json").write_text(json.dumps({**settings, "do_sample": True, "temperature": 1.5}))
+    turns: Turns = [("user", ("hello",))]
+    async with serving(directory) as client:
+        ask = {"model": "tiny", "messages": for_clients(turns), "max_tokens": NEW_TOKENS}
+        drawn = {(await client.chat.completions.create(**ask, seed=i)).choices[0].message.content for i in range(4)}
+        greedy = await both_ways(client, for_clients(turns), temperature=0)
+    assert len(drawn) > 1
+    assert greedy == Reference(saved("qwen2_text", root)).chat(turns, "qwen2_text")
