@@ -549,3 +549,11 @@ async def test_a_request_overrides_the_checkpoints_sampling(root: Path, tmp_path
         greedy = await both_ways(client, for_clients(turns), temperature=0)
     assert len(drawn) > 1
     assert greedy == Reference(saved("qwen2_text", root)).chat(turns, "qwen2_text")
+
+
+def test_a_processor_that_drops_a_second_clip_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not raise; the prompt has no more tokens for two clips than for one."""
+    model = loaded(saved("qwen2_audio", root))
+    assert model._max_clips(SAMPLING_RATE) is None
+    monkeypatch.setattr(model, "_prompt", lambda *_: SimpleNamespace(num_audio_tokens=30))
+    assert model._max_clips(SAMPLING_RATE) == 1
