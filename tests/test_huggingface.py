@@ -26,6 +26,7 @@ from transformers import GenerationMixin
 from audio.segment import split_at_quiet
 from errors import BadRequest, InternalError
 from models.base import Clip, Defaults, Turn
+from models.hf_asr import _language_prompt
 from models.huggingface import defaults_of, load_checkpoint
 from models.loading import LoadOptions
 from models.registry import create
@@ -557,3 +558,9 @@ def test_a_processor_that_drops_a_second_clip_is_found(root: Path, monkeypatch: 
     assert model._max_clips(SAMPLING_RATE) is None
     monkeypatch.setattr(model, "_prompt", lambda *_: SimpleNamespace(num_audio_tokens=30))
     assert model._max_clips(SAMPLING_RATE) == 1
+
+
+def test_the_likeliest_language_goes_on_with_its_own_prompt() -> None:
+    """Of all tokens only languages count, whatever is likelier."""
+    logits = torch.tensor([9.0, 0.1, 0.3, 0.2])
+    assert _language_prompt({1: (1, 7), 2: (2, 7), 3: (3, 7)}, logits) == (2, 7)
