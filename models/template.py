@@ -87,7 +87,8 @@ class MyFastModel:
     def prepare(self, messages: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The module's arguments for this conversation, as for a batch of one. Yours, for a chat model:
         `self._processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt",
-        add_generation_prompt=True)`."""
+        add_generation_prompt=True, sanitize_control_tokens=True)`. Without the last, a client could write your model's
+        control tokens."""
         audios = [block["audio"] for message in messages for block in message["content"] if block["type"] == "audio"]
         if not audios:
             raise BadRequest("Send audio: a content part of type `input_audio` or `audio_url`.", "messages")
