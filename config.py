@@ -125,7 +125,10 @@ class Settings(BaseSettings):
     @property
     def cards_path(self) -> Path:
         """Where capability cards are."""
-        return self.cards_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eardrum"
+        if self.cards_dir is not None:
+            return self.cards_dir
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 -- Path's fails
+        return Path(caches) / "eardrum"  # where there is no home, and nothing is kept in a directory called ~
 
     @property
     def public_name(self) -> str:

@@ -15,6 +15,7 @@ from models.base import TextModel, Turn
 SEVERAL = 3
 SEEDS = (1, 2, 3)
 SHORTEST = range(1, 7)  # tokens
+STANDSTILL = 3  # limits in a row
 
 
 def renders(subject: Subject) -> Outcome:
@@ -63,18 +64,18 @@ def streamed_equals_unstreamed(subject: Subject) -> Outcome:
 
 
 def _lost_end(subject: Subject, whole: Reply) -> str:
-    """How an answer loses its end; empty where it does not. One that may have a token more says more, unless it says it
-    all; so one that ends by itself with no more than before has lost something."""
-    before = ""
-    for limit in SHORTEST:
-        reply = subject.ask(subject.usual(max_tokens=limit))
-        is_cut = whole.text.startswith(reply.text) and reply.text != whole.text
-        if is_cut and reply.reason == "stop" and reply.text == before:
+    """How an answer loses its end; empty where it does not. One that may have more tokens says more, unless it has said
+    all; so one that ends by itself, several limits long, with no more than before has lost something. Tokens without
+    text are why it takes several."""
+    replies = [subject.ask(subject.usual(max_tokens=limit)) for limit in SHORTEST]
+    for first in range(len(replies) - STANDSTILL + 1):
+        text = replies[first].text
+        stands = all(reply.text == text and reply.reason == "stop" for reply in replies[first : first + STANDSTILL])
+        if stands and whole.text.startswith(text) and whole.text != text:
             return (
-                f"asked for {limit} tokens at most it ends by itself after {quoted(reply.text)}, as for fewer; the "
-                f"whole answer is {quoted(whole.text)}"
+                f"asked for {SHORTEST[first]} to {SHORTEST[first] + STANDSTILL - 1} tokens at most, it ends by itself "
+                f"after {quoted(text)}; the whole answer is {quoted(whole.text)}"
             )
-        before = reply.text
     return ""
 
 

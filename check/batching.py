@@ -100,15 +100,18 @@ def _with_equal_clips(subject: Subject) -> str:
 
 def _found(subject: Subject, batching: CardBatching, seen: str) -> Outcome:
     why, how = REASONS[batching]
-    is_kept = _keep(subject, batching, f"models.check failed `{BATCHED}`: {why}, so {how}")
-    then = "the server will do so from now on" if is_kept else "the server keeps that for files and directories only"
+    then = _keep(subject, batching, f"models.check failed `{BATCHED}`: {why}, so {how}")
     mend = "To batch it again, mask what is padded and check anew."
     return failed(seen, f"{ADVICE[batching]}: {why}; {then}. {mend}")
 
 
-def _keep(subject: Subject, batching: CardBatching, why: str) -> bool:
-    """Store the card, if the model is one that a card can be found for."""
+def _keep(subject: Subject, batching: CardBatching, why: str) -> str:
+    """Store the card, if the model is one that a card can be found for; what the server will do then."""
     key = fingerprint(subject.name)
-    if key is not None:
+    if key is None:
+        return "the server keeps that for files and directories only"
+    try:
         write_card(Card(batching, why, datetime.now(UTC).isoformat(timespec="seconds"), key), subject.cards_dir)
-    return key is not None
+    except OSError as error:
+        return f"the server is not told, as {subject.cards_dir} cannot be written ({error.strerror}): see --cards-dir"
+    return "the server will do so from now on"

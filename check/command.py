@@ -16,6 +16,7 @@ from check.golden import record, replay
 from check.run import Options, check, loaded
 from check.tables import comparisons_as_json, print_comparisons, print_report, report_as_json
 from config import Settings, configure_logging
+from errors import EardrumError
 
 DESCRIPTION = "Does an adapter keep the server's promises? Ends with 1 where it does not, 2 where it cannot be told."
 SETTINGS = (
@@ -43,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     try:
         return _run(options, console)
-    except (OSError, ValueError, openai.OpenAIError) as error:
-        sys.stderr.write(f"models.check: {error}\n")
+    except (OSError, ValueError, RuntimeError, EardrumError, openai.OpenAIError) as error:
+        where = f" ({options.against})" if isinstance(error, openai.OpenAIError) else ""
+        sys.stderr.write(f"models.check: {error}{where}\n")
         return 2
 
 
@@ -73,7 +75,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         return _check(options, console)
     if options.model is not None:
         subject, _ = loaded(_settings(options), _options(options))
-        sys.stderr.write(f"{record(subject, options.golden)} requests recorded in {options.golden}\n")
+        count = record(subject, options.golden)
+        if not count:
+            raise ValueError("the model refuses all that was asked, so nothing is recorded")
+        sys.stderr.write(f"{count} requests recorded in {options.golden}\n")
     return _replay(options, console) if options.against else 0
 
 

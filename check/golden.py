@@ -114,7 +114,12 @@ def replay(path: Path, url: str, api_key: str, model: str | None) -> list[Compar
     """Ask the server at `url`, OpenAI's base address, what the file holds. `model` is its name there; the server's
     first where it is not given. Raises `OSError` and `ValueError` for a file that is none of ours, and `openai`'s
     errors where the server does not tell its models."""
-    goldens = [Golden(**json.loads(line)) for line in path.read_text().splitlines()]
+    try:
+        goldens = [Golden(**json.loads(line)) for line in path.read_text().splitlines()]
+    except TypeError as error:
+        raise ValueError(f"{path} holds no golden answers of ours: {error}") from error
+    if not goldens:
+        raise ValueError(f"{path} is empty")
     with openai.OpenAI(base_url=url, api_key=api_key) as client:
         name = model or client.models.list().data[0].id
         return [_compared(client, golden, name) for golden in goldens]

@@ -21,6 +21,7 @@ from wire import LongAudio
 USUAL_WINDOW_S = 30  # Whisper's, and of many that have its front end
 SHORTEST_S = 0.1
 TAIL_S = 0.5
+ENOUGH_TOKENS = 500  # for an answer that tells of its audio's end
 CONTROL_S = 4.0
 TAIL_SHARE = TAIL_S / CONTROL_S  # of a long clip as much is changed as of the short one
 TOLERANCE = 1e-3  # what is changed is far larger, rounding far smaller
@@ -110,7 +111,8 @@ def _judged_by_answers(subject: Subject, seconds: float) -> Outcome:
 
 def _answers_change(subject: Subject, seconds: float, tail_s: float) -> bool:
     """Whether any of several tails has another answer than the first."""
-    answers = (subject.ask(subject.probe(clip, TEXTS[0])).text for clip in _with_tails(subject, seconds, tail_s))
+    clips = _with_tails(subject, seconds, tail_s)
+    answers = (subject.ask(subject.probe(clip, TEXTS[0], max_tokens=ENOUGH_TOKENS)).text for clip in clips)
     first = next(answers)
     return any(answer != first for answer in answers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from check.outcome import Outcome, failed, noted, passed, quoted
+from check.outcome import Outcome, failed, noted, passed, quoted, warned
 from check.subject import Subject
 from errors import BadRequest
 from models.base import CausalModel
@@ -31,6 +31,9 @@ def keeps_placeholders(subject: Subject) -> Outcome:
     asked = (names or USUAL_NAMES)[:MAX_ASKED]
     refused = sum(_is_refused(subject, name) for name in asked)
     tried = f"{len(names)} control tokens" if names else f"{len(asked)} usual names"
+    if not isinstance(subject.model, CausalModel):
+        seen = f"{tried} in a user's text, {refused} refused; what they become cannot be seen, as there is no prompt"
+        return warned(seen, "See that your class takes the users' text for text.")
     return passed(f"{tried} in a user's text; of {len(asked)} asked, {refused} refused")
 
 

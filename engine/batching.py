@@ -202,7 +202,7 @@ class BatchEngine:
         pieces = next(self._pieces, None)
         if pieces is None:  # the generator has ended
             pieces = [None] * len(batch)
-        if isinstance(pieces, str) or len(pieces) != len(batch):
+        if not isinstance(pieces, list | tuple) or len(pieces) != len(batch):
             raise TypeError(f"`generate` gave {pieces!r:.100}, not one text for each of {len(batch)} questions")
         events: list[BatchEvent] = []
         for answer, piece in zip(batch, pieces, strict=True):

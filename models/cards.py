@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,16 +54,18 @@ def fingerprint(name: str) -> str | None:
 
 
 def _path(name: str) -> Path:
-    return Path(name).expanduser().resolve()
+    return Path(os.path.expanduser(name)).resolve()  # noqa: PTH111 -- Path's fails where there is no home
 
 
 def read_card(name: str, directory: Path) -> Card | None:
     """The card of the model as it is now, if `directory` has one. An unreadable one counts for nothing."""
     key = fingerprint(name)
-    if key is None or not _file(directory, key).is_file():
+    if key is None:
         return None
     try:
         card = Card(**json.loads(_file(directory, key).read_text()))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, TypeError) as error:
         log.warning("the capability card %s is ignored: %s", _file(directory, key), error)
         return None
@@ -73,7 +76,7 @@ def write_card(card: Card, directory: Path) -> Path:
     """Keep a card, in the place of an older one of the same model; its path. Raises `OSError`."""
     directory.mkdir(parents=True, exist_ok=True)
     path = _file(directory, card.fingerprint)
-    unfinished = path.with_suffix(".new")
+    unfinished = path.with_suffix(f".{os.getpid()}.new")
     unfinished.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return unfinished.replace(path)
 

@@ -62,7 +62,10 @@ class ChatTemplate:
             return
         template = getattr(self.tokenizer, "chat_template", None)
         if template is None:
-            raise ValueError("The checkpoint has no chat template, so there is no telling how it wants to be asked.")
+            raise ValueError(
+                "The checkpoint has no chat template, so there is no telling how it wants to be asked. Put a "
+                "chat_template.jinja beside its config.json, or serve it by a class of your own with `prepare`."
+            )
         self._processor.chat_template = template
 
     def _name_of(self, placeholder_id: int | None) -> str | None:

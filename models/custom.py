@@ -31,6 +31,7 @@ from models.huggingface import end_ids_of, ids_in, window_of
 from wire import Batching, Capabilities, LongAudio
 
 AUDIO_IDS = ("audio_token_id", "audio_token_index")  # what configurations call the placeholder of audio
+MIN_WINDOW_S = 0.1
 POLICIES: tuple[LongAudio, ...] = get_args(LongAudio)  # the first is the usual one
 RATE_OF_HARNESS_CLASSES = 16_000  # hertz; they say nothing about it
 
@@ -65,9 +66,15 @@ def _imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        hint = ". Its directory is searched, and those in PYTHONPATH." if isinstance(error, ImportError) else ""
+        hint = IMPORT_HINT if isinstance(error, ImportError) else ""
         raise ValueError(f"{path} cannot be imported: {_told(error, path)}{hint}") from error
     return module
+
+
+IMPORT_HINT = (
+    ". Its directory is searched, and those in PYTHONPATH. A relative import has no package here: write `from other "
+    "import X`. The server's own names hide yours: api, audio, check, config, engine, errors, models, wire, worker."
+)
 
 
 def _told(error: Exception, path: Path) -> str:
@@ -134,8 +141,12 @@ def _capabilities(own: Any, batching: Batching, rate: int | None = None, why: st
     rate, seconds = getattr(own, "sampling_rate", rate), getattr(own, "max_seconds", None)
     clips, long_audio = getattr(own, "max_clips", None), getattr(own, "long_audio", POLICIES[0])
     _check(own, "sampling_rate", isinstance(rate, int) and rate > 0, "hertz, such as 16_000")
-    _check(own, "max_seconds", seconds is None or seconds > 0, "the seconds it hears at once, or None")
-    _check(own, "max_clips", clips is None or clips >= 0, "the clips it hears in a conversation, or None")
+    is_time = isinstance(seconds, int | float) and seconds >= MIN_WINDOW_S
+    _check(
+        own, "max_seconds", seconds is None or is_time, f"the seconds it hears at once, {MIN_WINDOW_S} or more, or None"
+    )
+    is_count = isinstance(clips, int) and clips >= 0
+    _check(own, "max_clips", clips is None or is_count, "the clips it hears in a conversation, or None")
     _check(own, "long_audio", long_audio in POLICIES, f"one of {', '.join(POLICIES)}")
     assert rate is not None, "checked above"
     return Capabilities(rate, seconds, long_audio, batching, clips, why=why)
@@ -183,7 +194,8 @@ class Batched(_Generating):
     def setup(self, device: str, dtype: str) -> None:
         _set_up(self._own, device, dtype)
         self.max_batch_size = getattr(self._own, "max_batch_size", 1)
-        _check(self._own, "max_batch_size", self.max_batch_size >= 1, "1 or more")
+        is_size = isinstance(self.max_batch_size, int) and self.max_batch_size >= 1
+        _check(self._own, "max_batch_size", is_size, "a number, 1 or more")
         self.capabilities = _capabilities(self._own, "serial" if self.max_batch_size == 1 else "dynamic")
 
     def _call(self, asks: list[Ask]) -> Any:

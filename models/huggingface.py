@@ -122,6 +122,8 @@ def _check_name(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"The directory {name} holds no config.json, so it is no transformers checkpoint.")
+    elif path.suffix == ".py":
+        raise FileNotFoundError(f"--model {name}: name the class in it, as in {name}:MyModel.")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"--model {name}: there is no such directory.")
 
