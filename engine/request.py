@@ -10,7 +10,7 @@ from engine.grammar import Grammar, GrammarCompiler
 from engine.prompts import audio_keys, features
 from engine.vocabulary import Vocabulary
 from errors import BadRequest
-from models.base import CausalModel, Conversation, Prompt
+from models.base import CausalModel, Conversation, Prompt, refuse_overflow
 from wire import NOTHING_HEARD, Heard, Job, JobId, Sampling, Structure
 
 MAX_LABEL_TOKENS = 64
@@ -124,5 +124,4 @@ def _check_prompts(prompts: Sequence[Prompt]) -> None:
                 "answer. Send less text or audio.",
                 "messages",
             )
-        if not all(bool(tensor.isfinite().all()) for tensor in features(prompt).values() if tensor.is_floating_point()):
-            raise BadRequest("The audio's samples are so large that no features can be computed of it.", "messages")
+        refuse_overflow(features(prompt).values())

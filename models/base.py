@@ -9,7 +9,7 @@ streams. Models know nothing of requests, HTTP, batching or the audio's origin.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -246,6 +246,12 @@ def refuse_shorter(conversation: Conversation, num_samples: int) -> None:
             f"An audio has {shortest} samples at the model's rate; this model needs {num_samples} to hear anything.",
             "messages",
         )
+
+
+def refuse_overflow(features: Iterable[torch.Tensor]) -> None:
+    """Raises `BadRequest` for features that are no finite numbers: the samples were too large for them."""
+    if not all(bool(tensor.isfinite().all()) for tensor in features if tensor.is_floating_point()):
+        raise BadRequest("The audio's samples are so large that no features can be computed of it.", "messages")
 
 
 def one_window_each(conversation: Conversation) -> list[Conversation]:

@@ -42,9 +42,8 @@ class ChatTemplate:
     def __init__(self, processor: Any, placeholder_id: int | None) -> None:
         self._processor = processor
         self._local = threading.local()
-        is_tokenizer = not isinstance(processor, ProcessorMixin)
-        self.tokenizer = processor if is_tokenizer else processor.tokenizer
-        self._is_tokenizer = is_tokenizer
+        self._is_tokenizer = not isinstance(processor, ProcessorMixin)
+        self.tokenizer = processor if self._is_tokenizer else processor.tokenizer
         self._is_mistral = type(self.tokenizer).__name__.startswith("MistralCommon")
         self._refusals = (*REFUSALS, *(_mistrals_refusals() if self._is_mistral else ()))
         self._find_template()

@@ -27,10 +27,9 @@ from tokenizers import Tokenizer
 
 from models.asks import SETTINGS, AnswerReader, Ask, as_clients_write, messages_of
 from models.base import CausalModel, Conversation, Defaults, Prompt, Question, TextModel, one_window_each
-from models.huggingface import end_ids_of, ids_in, window_of
+from models.huggingface import AUDIO_IDS, end_ids_of, ids_in, window_of
 from wire import Batching, Capabilities, LongAudio
 
-AUDIO_IDS = ("audio_token_id", "audio_token_index")  # what configurations call the placeholder of audio
 MIN_WINDOW_S = 0.1
 POLICIES: tuple[LongAudio, ...] = get_args(LongAudio)  # the first is the usual one
 RATE_OF_HARNESS_CLASSES = 16_000  # hertz; they say nothing about it

@@ -12,10 +12,10 @@ import torch
 from errors import AudioTooLong, BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt, Turn, clips_of, one_window_each
 from models.chat_template import ChatTemplate
-from models.huggingface import Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
+from models.huggingface import AUDIO_IDS, Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
 from wire import Capabilities
 
-MULTIMODAL_IDS = tuple(f"{kind}_token_{ending}" for kind in ("audio", "image", "video") for ending in ("id", "index"))
+OTHER_IDS = tuple(f"{kind}_token_{ending}" for kind in ("image", "video") for ending in ("id", "index"))
 TEXT_ONLY_RATE = 16_000  # hertz; nobody's
 PROBE_S = 1.0
 # How far a processor is tried for cutting audio. Longer audio is tried in each request.
@@ -40,8 +40,8 @@ class HuggingFaceChat(CausalModel):
         processor = self._checkpoint.processor()
         self.module = module = self._checkpoint.module(device, dtype)
         audio_config = getattr(module.config, "audio_config", None)
-        self.placeholder_ids = ids_in(processor, module.config, audio_config, names=MULTIMODAL_IDS)
-        audio_ids = ids_in(processor, module.config, audio_config, names=MULTIMODAL_IDS[:2])
+        self.placeholder_ids = ids_in(processor, module.config, audio_config, names=AUDIO_IDS + OTHER_IDS)
+        audio_ids = ids_in(processor, module.config, audio_config, names=AUDIO_IDS)
         self._template = ChatTemplate(processor, audio_ids[0] if audio_ids else None)
         self.tokenizer = self._template.backend()
         self.end_ids = end_ids_of(module, self._template.tokenizer)

@@ -16,8 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from errors import BadRequest, InternalError
-from models.base import Clip, Conversation, Question, TextModel, Turn, clips_of, refuse_shorter, transcribed_windows
+from errors import InternalError
+from models.base import (
+    Clip,
+    Conversation,
+    Question,
+    TextModel,
+    Turn,
+    clips_of,
+    refuse_overflow,
+    refuse_shorter,
+    transcribed_windows,
+)
 from models.huggingface import Checkpoint, tensors
 from wire import Capabilities
 
@@ -95,10 +105,8 @@ class HuggingFaceCtc(TextModel):
         placed = {
             name: value.to(device, dtype if value.is_floating_point() else None) for name, value in features.items()
         }
-        if not all(bool(value.isfinite().all()) for value in placed.values() if value.is_floating_point()):
-            raise BadRequest("The audio's samples are so large that no features can be computed of it.", "messages")
-        texts: list[str] = self._read(placed)
-        return texts
+        refuse_overflow(placed.values())
+        return self._read(placed)
 
     def _read(self, features: dict[str, torch.Tensor]) -> list[str]:
         if not self._is_ctc:

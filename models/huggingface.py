@@ -38,6 +38,7 @@ THINKERS = {
 }
 CTC_ENDINGS = ("ForCTC", "ForRNNT", "ForTDT")
 AUDIO_INPUTS = ("input_features", "input_values")  # what an encoder-decoder hears
+AUDIO_IDS = ("audio_token_id", "audio_token_index")  # what configurations call the placeholder of audio
 NO_LIMIT = 1 << 30  # tokens, where a configuration names no window
 # Where int8 costs more than it saves: the logits, and what turns audio into embeddings.
 KEPT_WHOLE = ("lm_head", "proj_out", "audio_tower", "audio_encoder", "multi_modal_projector", "encoder", "projector")
