@@ -1,4 +1,4 @@
-# make serve | test | check | format | bench-engine | install | clean
+# make serve | test | check | format | soak | bench-engine | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format bench-engine clean
+.PHONY: install serve test check format soak bench-engine clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,12 @@ check: install
 format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+SECONDS ?= 600
+
+# make soak SECONDS=60 ARGS="--seed 5"
+soak: install
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(ARGS)
 
 # make bench-engine ARGS="--quick"
 bench-engine: install

@@ -84,9 +84,21 @@ class Settings(BaseSettings):
     prefix_cache_mb: int = Field(256, ge=0, description="MB of prompts kept, for prompts that begin alike; 0: none")
     compile: bool = Field(False, description="compile decode steps, with CUDA graphs where there is CUDA")
     prepare_ahead: PositiveInt = Field(64, description="jobs a worker fetches and decodes ahead of free rows")
-    request_timeout_s: PositiveFloat = Field(600.0, description="seconds from acceptance to the last token")
-    drain_timeout_s: PositiveInt = Field(30, description="seconds that answers may still take when the server ends")
-    heartbeat_max_age_s: PositiveFloat = Field(5.0, description="a worker silent for longer is not ready")
+    prepare_ahead_s: PositiveFloat = Field(7200.0, description="seconds of decoded audio that a worker's jobs may hold")
+
+    # When something dies, hangs or has to wait.
+    request_timeout: PositiveFloat = Field(600.0, description="seconds from a request's arrival to its last token")
+    drain_timeout: PositiveFloat = Field(25.0, description="seconds that answers may still take when the server ends")
+    start_timeout: PositiveFloat = Field(1800.0, description="seconds that a worker may take to load its model")
+    step_timeout: PositiveFloat = Field(
+        300.0,
+        description="seconds that a worker may be in one step of the model, or silent; then it is killed",
+    )
+    send_timeout: PositiveFloat = Field(60.0, description="seconds that a client may take nothing of its stream")
+    heartbeat_max_age_s: PositiveFloat = Field(4.0, description="a worker silent for longer is not ready")
+    max_restarts: int = Field(
+        5, ge=0, description="times in a row that a worker is started anew without having lasted; then the server ends"
+    )
 
     # The door.
     max_body_bytes: PositiveInt = Field(100 * MB, description="largest request body")
@@ -110,7 +122,7 @@ class Settings(BaseSettings):
     decode_processes: PositiveInt = Field(2, description="processes that decode audio, for each worker")
     decode_base_s: PositiveFloat = Field(5.0, description="CPU seconds that decoding may take")
     decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")
-    fetch_timeout_s: PositiveFloat = Field(10.0, description="all fetches of one request together")
+    fetch_timeout: PositiveFloat = Field(10.0, description="all fetches of one request together")
     fetch_redirects: int = Field(5, ge=0, description="redirects to follow")
     allow_private_networks: bool = Field(False, description="fetch audio from private and loopback addresses too")
     spool_dir: Path | None = Field(None, description="where audio waits; /dev/shm where it has room, else temporary")

@@ -13,11 +13,14 @@ processes of ours, since one that does not pickle would take its worker with it.
     ├── NotFound                    404
     │   └── ModelNotFound           404
     ├── MethodNotAllowed            405
+    ├── StreamNotRead               408  only ever an event in a stream
     ├── BodyTooLarge                413
     ├── UnsupportedMediaType        415
     ├── Overloaded                  429
     ├── InternalError               500
+    ├── KillsWorkers                500  it was there when two workers died
     ├── Unavailable                 503
+    │   ├── Draining                503  the server is about to end
     │   └── WorkerDied              503
     └── DeadlineExceeded            504
 """
@@ -35,7 +38,8 @@ class EardrumError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
-    headers: ClassVar[dict[str, str]] = {}
+    fixed_headers: ClassVar[dict[str, str]] = {}
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message, param)
@@ -44,6 +48,13 @@ class EardrumError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, beside those that every answer has."""
+        if self.retry_after_s is None:
+            return self.fixed_headers
+        return {**self.fixed_headers, "retry-after": str(self.retry_after_s)}
 
     def fields(self) -> tuple[str, str, str | None]:
         """What `rebuild` makes this error of: its kind, message and param, as `wire.Failed` carries them."""
@@ -73,7 +84,7 @@ class BadAudioUrl(BadRequest):
 
 class InvalidApiKey(EardrumError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
-    headers: ClassVar = {"www-authenticate": "Bearer"}
+    fixed_headers: ClassVar = {"www-authenticate": "Bearer"}
 
 
 class NotFound(EardrumError):
@@ -88,9 +99,13 @@ class MethodNotAllowed(EardrumError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class StreamNotRead(EardrumError):
+    status, type, code = 408, "invalid_request_error", "stream_not_read"
+
+
 class BodyTooLarge(EardrumError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
-    headers: ClassVar = {"connection": "close"}
+    fixed_headers: ClassVar = {"connection": "close"}
 
 
 class UnsupportedMediaType(EardrumError):
@@ -99,16 +114,28 @@ class UnsupportedMediaType(EardrumError):
 
 class Overloaded(EardrumError):
     status, type, code = 429, "rate_limit_error", "queue_full"
-    headers: ClassVar = {"retry-after": "1"}
+
+    def __init__(self, message: str, param: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, param)
+        self.retry_after_s = retry_after_s
 
 
 class InternalError(EardrumError):
     code = "internal_error"
 
 
+class KillsWorkers(EardrumError):
+    code = "kills_workers"
+    fixed_headers: ClassVar = {"x-should-retry": "false"}
+
+
 class Unavailable(EardrumError):
-    status, code = 503, "unavailable"
-    headers: ClassVar = {"retry-after": "2"}
+    status, code, retry_after_s = 503, "unavailable", 2
+
+
+class Draining(Unavailable):
+    code = "draining"
+    fixed_headers: ClassVar = {"connection": "close"}
 
 
 class WorkerDied(Unavailable):
@@ -117,7 +144,7 @@ class WorkerDied(Unavailable):
 
 class DeadlineExceeded(EardrumError):
     status, code = 504, "deadline_exceeded"
-    headers: ClassVar = {"x-should-retry": "false"}
+    fixed_headers: ClassVar = {"x-should-retry": "false"}
 
 
 def _family(root: type[EardrumError]) -> Iterator[type[EardrumError]]:

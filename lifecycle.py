@@ -1,7 +1,8 @@
 """EardrumServer: LitServe's launcher with a known end.
 
-Adds what LitServe 0.2.19 lacks: only our routes, a start that notices a worker that dies while it loads, SIGTERM, and
-no process left behind, also when the main one is killed. The main process decides; the others follow it.
+Adds what LitServe 0.2.19 lacks: only our routes, a start that notices a worker that dies or hangs while it loads, a
+limit to starting workers anew, SIGTERM, and no process left behind, also when the main one is killed. The main process
+decides; the others follow it.
 """
 
 from __future__ import annotations
@@ -18,34 +19,42 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import wait
+from multiprocessing.managers import SyncManager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Literal
 
 import litserve as ls
+from fastapi import FastAPI
+from litserve.transport.factory import create_transport_from_config
 from litserve.utils import WorkerSetupStatus
 
-from api.spec import AudioSpec
+from api.spec import DRAIN_SIGNAL, END_SIGNAL, AudioSpec
 from audio.spool import Spool
 from config import Settings
 from healthcheck import is_ready
+from jobqueue import JobQueue
+from restarts import Lives
 from worker.lit_api import AudioChatAPI
-from worker.loop import STOP_SIGNAL, WorkerStart
+from worker.loop import ENGINE_FAILED, STOP_SIGNAL, WorkerStart, bus_message
 
 log = logging.getLogger("eardrum.lifecycle")
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-MONITOR_S = 0.5
-MAX_RESTARTS, RESTARTS_WITHIN_S = 5, 60
+WATCH_S = 0.25
 POLL_S = 0.05
-MAX_SPOOL_PATH_BYTES = 107 - len("/worker-4194304.sock")  # unix(7) holds a socket's path to 107 bytes
+MAX_SPOOL_PATH_BYTES = 107 - len("/4194304-control.sock")  # unix(7) holds a socket's path to 107 bytes
 # Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
 # connection that both ends let go of at the same moment fails the request that the client was about to send.
 KEEP_ALIVE_S = 65
-API_STOP_S = 3.0  # for what an API process does after its time to drain
-WORKER_STOP_S = 3.0  # for the step that is running; nobody waits for its outcome
+CONNECTIONS_STOP_S = 1  # for uvicorn to close what is still open after the time to drain
+API_STOP_S = 3.0  # for all that an API process does after it
+WORKER_STOP_S = 1.0  # for the step that is running; nobody waits for its outcome
 
 WELCOME = r"""
 Eardrum serves {model} at {base}/v1. To try it:
@@ -58,18 +67,41 @@ Eardrum serves {model} at {base}/v1. To try it:
 Accelerator = Literal["cpu", "cuda"]
 
 
-class StartFailed(Exception):
-    """The server could not start; the message says what to do."""
+class ServerFailed(Exception):
+    """The server could not start, or could not go on; the message says why, and what to do."""
+
+
+class _Manager(SyncManager):
+    """The process that carries the queues."""
+
+
+_Manager.register("JobQueue", JobQueue, exposed=("put", "take", "discard"))
+
+
+@dataclass
+class _Worker:
+    """A worker's place: the process that fills it now, and how its predecessors fared."""
+
+    index: int
+    process: BaseProcess
+    lives: Lives
+    restart_at: float | None = None  # time.monotonic(), where it is dead
+
+    def __str__(self) -> str:
+        return f"Worker {self.index}"
 
 
 class EardrumServer(ls.LitServer):
-    """One server run. `serve` returns its exit status."""
+    """One server run: `serve`."""
 
-    def __init__(self, settings: Settings, lit_api: AudioChatAPI, spec: AudioSpec) -> None:
+    def __init__(self, settings: Settings, lit_api: AudioChatAPI, spec: AudioSpec, spool: Spool) -> None:
         self._settings = settings
+        self._spool = spool
         self._spec = spec
         self._stopping = threading.Event()
-        self._exit_status = 0
+        self._drained = threading.Event()
+        self._reason: str | None = None  # why it ends, where nobody told it to
+        self._workers: list[_Worker] = []
         accelerator = choose_accelerator(settings.device)
         super().__init__(
             lit_api,
@@ -80,22 +112,32 @@ class EardrumServer(ls.LitServer):
             restart_workers=True,
             disable_openapi_url=True,
         )
-        self.monitor_internal = MONITOR_S
-        self.uvicorn_graceful_timeout = settings.drain_timeout_s
-        self._restarts: list[float] = []  # time.monotonic() of each
+        self.uvicorn_graceful_timeout = CONNECTIONS_STOP_S
 
     def register_endpoints(self) -> None:
         """Ours alone. LitServe's own `/`, `/health` and `/info` would win over them."""
         self._spec._server = self
         self._spec.mount(self.app)
 
-    def serve(self) -> int:
-        """Run until told to stop."""
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Of an API process."""
+        async with super().lifespan(app):
+            self._spec.open()
+            yield
+
+    def serve(self) -> None:
+        """Run until told to stop. Raises `ServerFailed`, after all is tidied up, where it ends by itself."""
         if sys.platform != "linux":
-            raise StartFailed("Eardrum runs on Linux: it relies on the kernel to tell of processes that die.")
+            raise ServerFailed("Eardrum runs on Linux: it relies on the kernel to tell of processes that die.")
         self._check_port()
         self._handle_signals()
         end_forks_with_main()
+        # Python's resource tracker tidies up what a killed worker leaves, and would say so after our last word.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        # Before the port is opened: a copy of it in this process would keep it open when nobody answers any more.
+        self._manager = _Manager()
+        self._manager.start()
         try:
             self.run(
                 host=self._settings.host,
@@ -107,17 +149,19 @@ class EardrumServer(ls.LitServer):
                 access_log=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
+        except (EOFError, ConnectionError):
+            raise ServerFailed(MANAGER_DIED) from None
         finally:
             for child in multiprocessing.active_children():
                 child.kill()
-        return self._exit_status
+        if self._reason is not None:
+            raise ServerFailed(self._reason)
 
-    def stop(self, exit_status: int = 0) -> None:
-        """End the run. Any thread may call; a signal handler may not, because it would wait for itself."""
-        self._exit_status = self._exit_status or exit_status
+    def stop(self, reason: str | None = None) -> None:
+        """End the run; `reason`: why it cannot go on. Any thread may call."""
+        if not self._stopping.is_set():
+            self._reason = reason
         self._stopping.set()
-        if self._shutdown_event is not None:
-            self._shutdown_event.set()
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
@@ -127,8 +171,8 @@ class EardrumServer(ls.LitServer):
                 probe.bind((self._settings.host, self._settings.port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise StartFailed(f"{self._settings.host} cannot be listened on: {error.strerror}.") from None
-                raise StartFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
+                    raise ServerFailed(f"{self._settings.host} cannot be listened on: {error.strerror}.") from None
+                raise ServerFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
 
     def _handle_signals(self) -> None:
         main = os.getpid()
@@ -139,6 +183,7 @@ class EardrumServer(ls.LitServer):
             if self._stopping.is_set():
                 log.warning("second signal: ending at once")
                 os._exit(128 + number)
+            # Not here: the handler may have interrupted the very lock that it would wait for.
             threading.Thread(target=self.stop, name="stop", daemon=True).start()
 
         signal.signal(signal.SIGTERM, handle)
@@ -146,33 +191,59 @@ class EardrumServer(ls.LitServer):
 
     # ------------------------------------------------------------------------------------------ LitServe's own steps
 
+    def _init_manager(self, num_api_servers: int) -> SyncManager:
+        """LitServe's, with our queue, and an end that only this process decides on."""
+        manager = self._manager
+        self.transport_config.manager = manager
+        self.transport_config.num_consumers = num_api_servers
+        self._transport = create_transport_from_config(self.transport_config)
+        self.workers_setup_status = manager.dict()
+        self._shutdown_event = self._stopping
+        queue = manager.JobQueue(self._transport._queues, bus_message)  # type: ignore[attr-defined]
+        self.litapi_request_queues = {api.api_path: queue for api in self.litapi_connector}
+        return manager
+
     def verify_worker_status(self) -> None:
         """Wait until every worker has loaded its model."""
-        while not self._all_ready():
+        now = time.monotonic()
+        for index, process in enumerate(self.inference_workers):
+            worker = _Worker(index, process, Lives(self._settings.max_restarts))
+            worker.lives.start(now)
+            self._workers.append(worker)
+        while any(worker.lives.ready_at is None for worker in self._workers):
             if self._stopping.is_set():
                 raise SystemExit(0)
-            failed = WorkerSetupStatus.ERROR in self.workers_setup_status.values()
-            if failed or not all(worker.is_alive() for worker in self.inference_workers):
-                raise StartFailed("A worker could not load the model; the reason stands above.")
+            for worker in self._workers:
+                if not worker.process.is_alive():
+                    ending = how_it_ended(worker.process)
+                    raise ServerFailed(f"{worker} {ending} while it loaded the model; what it said stands above.")
+                if self._is_late(worker):
+                    raise ServerFailed(f"{worker} {self._too_slow}.")
+                self._note_ready(worker)
             time.sleep(POLL_S)
 
-    def _all_ready(self) -> bool:
-        return all(status == WorkerSetupStatus.READY for status in self.workers_setup_status.values())
+    def _note_ready(self, worker: _Worker) -> None:
+        if worker.lives.ready_at is None:
+            (status,) = [s for name, s in self.workers_setup_status.items() if name.endswith(f"_{worker.index}")]
+            if status == WorkerSetupStatus.READY:
+                worker.lives.ready(time.monotonic())
 
-    def launch_single_inference_worker(self, lit_api: Any, worker_id: int) -> Any:
-        """Start a worker anew that has died; too often in short time, and it is not worth it."""
-        now = time.monotonic()
-        self._restarts = [*(at for at in self._restarts if now - at < RESTARTS_WITHIN_S), now]
-        if len(self._restarts) > MAX_RESTARTS:
-            log.error("workers died %d times in %d s; the server ends", len(self._restarts), RESTARTS_WITHIN_S)
-            self.stop(exit_status=1)
-        return super().launch_single_inference_worker(lit_api, worker_id)
+    def _is_late(self, worker: _Worker) -> bool:
+        loading = worker.lives.ready_at is None
+        return loading and time.monotonic() - worker.lives.started_at > self._settings.start_timeout
 
-    def _start_server(self, *args: Any, **kwargs: Any) -> Any:
-        servers = super()._start_server(*args, **kwargs)
-        threading.Thread(target=self._watch_api_servers, args=(servers,), name="watch", daemon=True).start()
+    @property
+    def _too_slow(self) -> str:
+        return f"has not loaded the model within {self._settings.start_timeout:g} s; see --start-timeout"
+
+    def _start_server(
+        self, port: int, servers: int, log_level: str, sockets: list[socket.socket], *more: Any, **options: Any
+    ) -> Any:
+        api_servers = super()._start_server(port, servers, log_level, sockets, *more, **options)
+        for each in sockets:  # theirs alone from now on: the port is closed as soon as they are gone
+            each.close()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
-        return servers
+        return api_servers
 
     def _announce(self) -> None:
         """Say what is served, and where, as soon as it answers."""
@@ -183,30 +254,115 @@ class EardrumServer(ls.LitServer):
                 return
         print(WELCOME.format(model=self._settings.public_name, base=base, key=_key_header(self._settings)), flush=True)
 
-    def _watch_api_servers(self, servers: Mapping[int, Any]) -> None:
-        """Without its API process the port would accept connections and never answer: better to end, and be started
-        anew by a supervisor."""
-        wait([server.sentinel for server in servers.values()])
-        if not self._stopping.is_set():
-            log.error("an API process died; the server ends")
-            self.stop(exit_status=1)
-
     def _perform_graceful_shutdown(
-        self, manager: Any, uvicorn_workers: Mapping[int, Any], shutdown_reason: str = "normal"
+        self, manager: SyncManager, uvicorn_workers: Mapping[int, BaseProcess], shutdown_reason: str = "normal"
     ) -> None:
-        """API processes first, each of which finishes its answers; then the workers, which have nothing left to do."""
-        self._stopping.set()
+        """API processes first, each of which finishes its answers, if there is anybody to write them; then the workers,
+        which have nothing left to do."""
+        can_answer = manager_lives(manager) and any(worker.process.is_alive() for worker in self._workers)
+        until = time.monotonic() + self._settings.drain_timeout + API_STOP_S
         for server in uvicorn_workers.values():
-            server.terminate()
+            if server.is_alive():
+                os.kill(pid_of(server), DRAIN_SIGNAL if can_answer else END_SIGNAL)
         for server in uvicorn_workers.values():
-            server.join(self._settings.drain_timeout_s + API_STOP_S)
-        for worker in self.inference_workers:
-            if worker.is_alive():
-                os.kill(worker.pid, STOP_SIGNAL)
-        for worker in self.inference_workers:
-            worker.join(WORKER_STOP_S)
-            worker.kill()
+            server.join(max(0.0, until - time.monotonic()))
+            server.kill()
+        self._drained.set()
+        for worker in self._workers:
+            if worker.process.is_alive():
+                os.kill(pid_of(worker.process), STOP_SIGNAL)
+        for worker in self._workers:
+            worker.process.join(WORKER_STOP_S)
+            worker.process.kill()
         manager.shutdown()
+
+    # ------------------------------------------------------------------------------------------------- the watch
+
+    def _start_worker_monitoring(self, manager: SyncManager, uvicorn_workers: Mapping[int, BaseProcess]) -> None:
+        """Ours; LitServe's starts workers anew for ever, and looks at nothing else."""
+        arguments = (manager, list(uvicorn_workers.values()))
+        threading.Thread(target=self._watch, args=arguments, name="watch", daemon=True).start()
+
+    def _watch(self, manager: SyncManager, api_servers: list[BaseProcess]) -> None:
+        """Until the API processes have gone: start workers anew, and end the run where something cannot be mended."""
+        while True:
+            self._wait_for_a_death(manager, api_servers)
+            if self._drained.is_set():
+                return
+            if not all(server.is_alive() for server in api_servers):
+                self.stop("An API process died.")  # the port may be closed; a supervisor starts the server anew
+            if not manager_lives(manager):
+                self.stop(MANAGER_DIED)
+                return
+            with suppress(EOFError, ConnectionError):  # the manager dies just now
+                for worker in self._workers:
+                    self._look_after(worker)
+
+    def _wait_for_a_death(self, manager: SyncManager, api_servers: list[BaseProcess]) -> None:
+        """Or a moment. Of those that are known to be dead the watch knows already."""
+        processes = [manager_of(manager), *api_servers, *(worker.process for worker in self._workers)]
+        alive = [process.sentinel for process in processes if process.is_alive()]
+        wait(alive, WATCH_S) if alive else time.sleep(WATCH_S)
+
+    def _look_after(self, worker: _Worker) -> None:
+        now = time.monotonic()
+        if worker.restart_at is None and not worker.process.is_alive():
+            self._bury(worker, now)
+        elif worker.restart_at is not None and now >= worker.restart_at:
+            log.warning("%s is started anew", worker)
+            self._spool.forget(pid_of(worker.process))
+            worker.lives.start(now)
+            worker.process = self.launch_single_inference_worker(self.lit_api, worker.index)
+            worker.restart_at = None
+        elif self._is_late(worker):
+            log.error("%s %s", worker, self._too_slow)
+            worker.process.kill()
+        elif worker.restart_at is None:
+            self._note_ready(worker)
+
+    def _bury(self, worker: _Worker, now: float) -> None:
+        ending = how_it_ended(worker.process)
+        delay_s = worker.lives.die(now)
+        if delay_s is None:
+            worker.restart_at = float("inf")
+            times = "once" if worker.lives.short == 1 else f"{worker.lives.short} times in a row"
+            self.stop(
+                f"{worker} died {times} without having lasted. The last time it {ending}; what it said stands above."
+            )
+        else:
+            worker.restart_at = now + delay_s
+            log.error("%s %s; it is started anew in %.1f s", worker, ending, delay_s)
+
+
+MANAGER_DIED = "The process that carries the queues died."
+
+
+def manager_of(manager: SyncManager) -> BaseProcess:
+    process: BaseProcess = manager._process  # type: ignore[attr-defined]
+    return process
+
+
+def manager_lives(manager: SyncManager) -> bool:
+    return manager_of(manager).is_alive()
+
+
+def pid_of(process: BaseProcess) -> int:
+    assert process.pid is not None, "it has been started"
+    return process.pid
+
+
+def how_it_ended(process: BaseProcess) -> str:
+    """In words that go on from its name."""
+    status = process.exitcode
+    if status is None:
+        return "ended"
+    if status == -signal.SIGKILL:
+        return "was killed (SIGKILL), by hand or for want of memory,"
+    if status < 0:
+        return f"crashed ({signal.Signals(-status).name})"
+    if status == ENGINE_FAILED:
+        return "gave up"
+    return f"ended with status {status}"
 
 
 def _key_header(settings: Settings) -> str:
@@ -214,9 +370,9 @@ def _key_header(settings: Settings) -> str:
 
 
 def check_spool(spool: Spool) -> None:
-    """Workers make their sockets in its directory. Raises `StartFailed` where its path leaves no room for a name."""
+    """Workers make their sockets in its directory. Raises `ServerFailed` where its path leaves no room for a name."""
     if len(os.fsencode(spool.directory)) > MAX_SPOOL_PATH_BYTES:
-        raise StartFailed(f"{spool.directory} is too long a path. Name a shorter directory with --spool-dir.")
+        raise ServerFailed(f"{spool.directory} is too long a path. Name a shorter directory with --spool-dir.")
 
 
 def end_forks_with_main() -> None:
@@ -227,9 +383,9 @@ def end_forks_with_main() -> None:
 
 def choose_accelerator(device: str) -> Accelerator:
     """`auto` is CUDA where there is a GPU and a torch that can use it, else the CPU. Does not import torch: a process
-    that has started CUDA cannot be forked. Raises `StartFailed` for a device that is not there."""
+    that has started CUDA cannot be forked. Raises `ServerFailed` for a device that is not there."""
     if device == "cuda" and not _has_gpu():
-        raise StartFailed("No CUDA device is here: nvidia-smi lists none. See --device.")
+        raise ServerFailed("No CUDA device is here: nvidia-smi lists none. See --device.")
     if device != "auto":
         return device  # type: ignore[return-value]
     return "cuda" if _has_gpu() and not metadata.version("torch").endswith("+cpu") else "cpu"

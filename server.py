@@ -26,7 +26,7 @@ def main() -> int:
 def serve(settings) -> int:  # type: ignore[no-untyped-def]
     from api.spec import AudioSpec  # noqa: PLC0415
     from audio.spool import open_spool  # noqa: PLC0415
-    from lifecycle import EardrumServer, StartFailed, check_spool  # noqa: PLC0415
+    from lifecycle import EardrumServer, ServerFailed, check_spool  # noqa: PLC0415
     from worker.lit_api import AudioChatAPI  # noqa: PLC0415
     from worker.loop import EngineLoop  # noqa: PLC0415
 
@@ -35,10 +35,13 @@ def serve(settings) -> int:  # type: ignore[no-untyped-def]
         api = AudioChatAPI(settings, spool, spec=spec, loop=EngineLoop(settings))
         try:
             check_spool(spool)
-            return EardrumServer(settings, api, spec).serve()
-        except StartFailed as error:
-            print(f"server.py: {error}", file=sys.stderr)
-            return 1
+            EardrumServer(settings, api, spec, spool).serve()
+        except ServerFailed as error:
+            failure = error
+        else:
+            return 0
+    print(f"server.py: {failure}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

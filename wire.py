@@ -168,14 +168,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker lives."""
+    """A worker lives. `step_s`: the seconds that it has been in its present step, 0 for one that has nothing to do."""
 
     pid: int
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has taken the job from the queue and will end it."""
+    """A worker has taken the job from the queue. It ends it, or dies with it."""
 
     job_id: JobId
     pid: int

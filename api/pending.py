@@ -3,6 +3,12 @@
 A request is in the table from `submit` until its generator is closed, however that comes about; what has not ended by
 then is cancelled at the worker. This file knows no transport: a `Link` takes jobs and cancellations to the workers, and
 whoever receives events calls `deliver`.
+
+    submit ──▶ queued ── Started ──▶ taken ── Delta, Finished, Failed ──▶ over
+                 ▲                     │ its worker dies
+                 ├── nothing handed out: again, before all others
+                 ├── and again, but one of several may be to blame: each alone, one after another
+                 └── something handed out: over, with WorkerDied; to blame: over, with KillsWorkers
 """
 
 from __future__ import annotations
@@ -12,17 +18,32 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import count
+from typing import Any, Protocol
 
-from errors import DeadlineExceeded, EardrumError, Overloaded, Unavailable, WorkerDied, rebuild
+from api.condemned import Condemned
+from api.rate import ServiceRate
+from errors import (
+    DeadlineExceeded,
+    EardrumError,
+    KillsWorkers,
+    Overloaded,
+    StreamNotRead,
+    Unavailable,
+    WorkerDied,
+    rebuild,
+)
 from wire import Capabilities, Delta, Event, Failed, Finished, Heartbeat, Job, JobId, Ready, Started
 
 log = logging.getLogger("eardrum.api")
 
-LAST_WORDS_S = 1.0  # what a worker sent before it died has arrived by then
-MAX_SUBMISSIONS = 3
+LAST_WORDS_S = 0.25  # what a worker sent before it died has arrived by then
+CHECK_S = 1.0
+MAX_UNREAD = 16_384  # events of one stream that its client has not taken yet: a few megabytes
+
+KILLER = "Two workers died while they were processing this request. It is refused for some minutes."
 
 
 class Link(Protocol):
@@ -30,8 +51,11 @@ class Link(Protocol):
 
     api_server: int
 
-    async def send(self, job: Job) -> None:
-        """Queue a job for whichever worker has room first."""
+    async def send(self, job: Job, first: bool = False) -> None:
+        """Queue a job for whichever worker has room; `first`: before all others."""
+
+    def withdraw(self, job_id: JobId) -> None:
+        """Take a job back that is still in the queue. Does not block."""
 
     def cancel(self, job_id: JobId) -> None:
         """Tell the workers that nobody waits for a job any more. Does not block."""
@@ -39,52 +63,96 @@ class Link(Protocol):
     def watch(self, ready: Ready) -> None:
         """A worker is there; call `PendingTable.worker_died` as soon as it is not."""
 
+    def kill(self, pid: int) -> None:
+        """End a worker that does not answer any more."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_waiting`: requests that no worker has taken yet. A worker that is silent for `heartbeat_max_age_s` is not
+    ready, and one that makes no progress for `step_timeout_s` is killed."""
+
+    max_waiting: int
+    heartbeat_max_age_s: float
+    step_timeout_s: float
+
 
 @dataclass
 class _Worker:
     ready: Ready
     heard_at: float  # time.monotonic()
+    step_s: float = 0.0
+
+    def stuck_s(self, now: float) -> float:
+        """How long nothing can have moved in it."""
+        return self.step_s + now - self.heard_at
 
 
 @dataclass(eq=False)
 class _Entry:
-    """One waiting request. Its job may stand in the queue under several ids, of which the first that starts counts."""
+    """One waiting request. A job that is sent again has a new id, so that what its dead worker said is not heard."""
 
     job: Job
+    arrival: int
+    whole: bool  # nothing is handed out before all of it is here
     open_choices: int
-    ids: list[JobId]
-    started: Started | None = None
+    worker: int | None = None  # pid of the one that has taken it
+    deaths: int = 0  # of workers that had taken it
+    alone: bool = False  # no other suspect is with a worker
+    handed_out: bool = False
     failed: bool = False
     events: deque[Delta | Finished | Failed] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def is_over(self) -> bool:
+        """No more events will come."""
+        return self.failed or not self.open_choices
+
     def put(self, event: Delta | Finished | Failed) -> None:
+        if isinstance(event, Failed):
+            self.failed = True
+            if self.whole:
+                self.events.clear()
+        elif isinstance(event, Finished):
+            self.open_choices -= 1
         self.events.append(event)
         self.arrived.set()
 
     def fail(self, error: EardrumError) -> None:
         self.put(Failed(self.job.id, *error.fields()))
 
-    async def next(self, until: float) -> Delta | Finished | Failed:
-        """The next event; waits for it until the loop's time `until`. Raises `TimeoutError`."""
-        async with asyncio.timeout_at(until):
-            while not self.events:
+    def start_over(self, job_id: JobId) -> None:
+        self.job = replace(self.job, id=job_id)
+        self.worker, self.open_choices = None, self.job.sampling.n
+        self.events.clear()
+
+    async def next(self) -> Delta | Finished | Failed | None:
+        """The next event, `None` after the last. Raises `TimeoutError` when the job's time is over."""
+        async with asyncio.timeout_at(self.job.deadline):  # the loop's clock is time.monotonic(), too
+            while not (self.is_over or (self.events and not self.whole)):
                 self.arrived.clear()
                 await self.arrived.wait()
-        return self.events.popleft()
+        self.handed_out = True
+        return self.events.popleft() if self.events else None
 
 
 class PendingTable:
-    """One for an API process; used from its event loop only. `max_waiting`: requests that no worker has taken yet."""
+    """One for an API process; used from its event loop only."""
 
-    def __init__(self, link: Link, max_waiting: int, request_timeout_s: float, heartbeat_max_age_s: float) -> None:
+    def __init__(self, link: Link, limits: Limits) -> None:
         self._link = link
-        self._max_waiting = max_waiting
-        self._request_timeout_s = request_timeout_s
-        self._heartbeat_max_age_s = heartbeat_max_age_s
+        self._limits = limits
         self._entries: dict[JobId, _Entry] = {}
+        self._arrivals = count()
         self._workers: dict[int, _Worker] = {}  # by pid
-        self._sending: set[asyncio.Task[None]] = set()
+        self._rate = ServiceRate()
+        self._condemned = Condemned()
+        self._trials: deque[_Entry] = deque()  # suspects that wait to be tried alone
+        self._on_trial: _Entry | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checked_at = 0.0
+        self.capabilities: Capabilities | None = None  # what the served model takes, once a worker has said so
 
     # ------------------------------------------------------------------------------------------ towards the routes
 
@@ -95,50 +163,72 @@ class PendingTable:
         """Raise `Overloaded` when too many requests wait for a worker, `Unavailable` when no worker lives."""
         if not self.is_ready:
             raise Unavailable("No worker is ready. Try again shortly.")
-        if sum(entry.started is None for entry in self._requests()) >= self._max_waiting:
-            raise Overloaded("Too many requests are waiting. Try again shortly.")
+        if self._num_waiting >= self._limits.max_waiting:
+            raise Overloaded("Too many requests are waiting. Try again later.", retry_after_s=self.retry_after_s)
 
-    async def submit(self, job: Job) -> AsyncGenerator[Delta | Finished, None]:
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds until those who wait now are served, as it goes at present."""
+        return self._rate.wait_s(self._num_waiting)
+
+    @property
+    def _num_waiting(self) -> int:
+        return sum(entry.worker is None and not entry.is_over for entry in self._entries.values())
+
+    async def submit(self, job: Job, whole: bool = False) -> AsyncGenerator[Delta | Finished, None]:
         """The events of a job, until each of its choices has finished. Raises the `EardrumError` it failed with.
 
-        Close the generator to give up; the worker drops the job within a step.
+        `whole` holds them back until all are here, so that the job can be run again until then. Close the generator to
+        give up; the worker drops the job within a step.
         """
         self.check_room()
-        until = asyncio.get_running_loop().time() + self._request_timeout_s
-        job = replace(job, deadline=time.monotonic() + self._request_timeout_s)
-        entry = self._entries[job.id] = _Entry(job, job.sampling.n, [job.id])
+        if job in self._condemned:
+            raise KillsWorkers(KILLER)
+        entry = self._entries[job.id] = _Entry(job, next(self._arrivals), whole, job.sampling.n)
         try:
             await self._link.send(job)
-            while entry.open_choices:
-                event = await entry.next(until)
+            while event := await entry.next():
                 if isinstance(event, Failed):
-                    entry.failed = True
                     raise rebuild(event.kind, event.message, event.param)
-                if isinstance(event, Finished):
-                    entry.open_choices -= 1
                 yield event
         except TimeoutError:
-            raise DeadlineExceeded(f"The request took longer than {self._request_timeout_s:g} seconds.") from None
+            raise _too_late(entry) from None
         finally:
-            for id_ in entry.ids:
-                del self._entries[id_]
-                if entry.open_choices and not entry.failed:
-                    self._link.cancel(id_)
+            self._leave(entry)
 
-    def _requests(self) -> Iterable[_Entry]:
-        """Each entry once, under however many ids its job was submitted."""
-        return dict.fromkeys(self._entries.values())
+    def fail_all(self, error: EardrumError) -> None:
+        """End every request."""
+        for entry in self._entries.values():
+            self._give_up(entry, error)
+
+    def _leave(self, entry: _Entry) -> None:
+        del self._entries[entry.job.id]
+        if not entry.is_over:
+            self._stop(entry)
+        elif not entry.failed:
+            self._rate.ended(self._num_waiting)
+        if entry in self._trials:
+            self._trials.remove(entry)
+        if entry is self._on_trial:
+            self._on_trial = None
+            self._try_next()
+
+    def _give_up(self, entry: _Entry, error: EardrumError) -> None:
+        if not entry.is_over:
+            self._stop(entry)
+            entry.fail(error)
+
+    def _stop(self, entry: _Entry) -> None:
+        if entry.worker is None:  # should a worker be taking it now, its Started is answered
+            self._link.withdraw(entry.job.id)
+        else:
+            self._link.cancel(entry.job.id)
 
     @property
     def is_ready(self) -> bool:
         """Whether a worker was heard of lately."""
-        oldest = time.monotonic() - self._heartbeat_max_age_s
+        oldest = time.monotonic() - self._limits.heartbeat_max_age_s
         return any(worker.heard_at > oldest for worker in self._workers.values())
-
-    @property
-    def capabilities(self) -> Capabilities | None:
-        """What the served model takes; `None` until a worker has said so."""
-        return next((worker.ready.capabilities for worker in self._workers.values()), None)
 
     # ----------------------------------------------------------------------------------------- towards the workers
 
@@ -146,42 +236,101 @@ class PendingTable:
         match event:
             case Ready():
                 self._workers[event.pid] = _Worker(event, time.monotonic())
+                self.capabilities = event.capabilities
                 self._link.watch(event)
             case Heartbeat():
-                if event.pid in self._workers:
-                    self._workers[event.pid].heard_at = time.monotonic()
+                if worker := self._workers.get(event.pid):
+                    worker.heard_at, worker.step_s = time.monotonic(), event.step_s
             case Started():
                 self._start(event)
             case Delta() | Finished() | Failed():
                 entry = self._entries.get(event.job_id)
-                if entry and entry.started and entry.started.job_id == event.job_id:
-                    entry.put(event)
+                if entry and not entry.is_over:
+                    self._put(entry, event)
 
     def _start(self, event: Started) -> None:
         entry = self._entries.get(event.job_id)
-        if entry is None or entry.started:  # the client left while the job was queued, or it has started elsewhere
+        if entry is None or entry.is_over:  # the client left while the job was queued
             self._link.cancel(event.job_id)
-        elif event.pid in self._workers:  # else its last words: it has died since, and the job is submitted again
-            entry.started = event
+        elif event.pid in self._workers:
+            entry.worker = event.pid
+        else:  # the last thing that it did
+            self._lose([entry])
+
+    def _put(self, entry: _Entry, event: Delta | Finished | Failed) -> None:
+        entry.put(event)
+        if not entry.whole and len(entry.events) > MAX_UNREAD:
+            entry.events.clear()
+            self._give_up(entry, StreamNotRead("The stream was not read, and more has gathered than is kept."))
+
+    async def check_forever(self) -> None:
+        """Look after the workers."""
+        while True:
+            self.check_workers()
+            await asyncio.sleep(CHECK_S)
+
+    def check_workers(self) -> None:
+        """Kill those that are stuck in a step, or do not say anything any more."""
+        now, before = time.monotonic(), self._checked_at
+        self._checked_at = now
+        if now - before > 2 * CHECK_S:  # this process stood still itself, and has not read yet what they sent
+            return
+        for pid, worker in self._workers.items():
+            if worker.stuck_s(now) > self._limits.step_timeout_s:
+                log.error("worker %d has not moved for %.0f s and is killed", pid, worker.stuck_s(now))
+                self._link.kill(pid)
+
+    # ------------------------------------------------------------------------------------------------- deaths
 
     def worker_died(self, pid: int) -> None:
-        """Fail what the worker had begun, and soon submit again what nobody has begun: it may have taken a job from the
-        queue and died before it could say so."""
+        """It takes no more jobs; those that it had taken are sorted out once its last words have arrived."""
         self._workers.pop(pid, None)
-        lost = [entry for entry in self._requests() if entry.started and entry.started.pid == pid]
-        log.error("worker %d died; %d requests fail", pid, len(lost))
-        for entry in lost:
-            entry.fail(WorkerDied("The worker died while it was processing the request."))
-        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._submit_again)
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, pid)
 
-    def _submit_again(self) -> None:
-        """What has not started, under new ids. Of a job that was in the queue all the time, too, one start counts."""
-        for entry in self._requests():
-            if entry.started or len(entry.ids) == MAX_SUBMISSIONS:
-                continue
-            again = replace(entry.job, id=self.new_job_id())
-            entry.ids.append(again.id)
-            self._entries[again.id] = entry
-            task = asyncio.ensure_future(self._link.send(again))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+    def _bury(self, pid: int) -> None:
+        lost = [entry for entry in self._entries.values() if entry.worker == pid and not entry.is_over]
+        log.error("worker %d died with %d requests", pid, len(lost))
+        self._lose(lost)
+
+    def _lose(self, lost: Sequence[_Entry]) -> None:
+        """Requests whose worker died together. One that had lost a worker before is suspected of having killed both."""
+        suspects = [entry for entry in lost if entry.deaths]
+        again = []
+        for entry in sorted(lost, key=lambda entry: entry.arrival):
+            entry.worker = None
+            entry.deaths += 1
+            if entry.alone or suspects == [entry]:
+                self._condemned.add(entry.job)
+                entry.fail(KillsWorkers(KILLER))
+            elif entry.handed_out:
+                entry.fail(WorkerDied("The worker died while it was processing the request."))
+            elif entry in suspects:
+                self._trials.append(entry)
+            else:
+                again.append(entry)
+        for entry in reversed(again):  # each goes before all others
+            self._send_again(entry)
+        self._try_next()
+
+    def _try_next(self) -> None:
+        if self._trials and self._on_trial is None:
+            self._on_trial = entry = self._trials.popleft()
+            entry.alone = True
+            self._send_again(entry)
+
+    def _send_again(self, entry: _Entry) -> None:
+        del self._entries[entry.job.id]
+        entry.start_over(self.new_job_id())
+        self._entries[entry.job.id] = entry
+        self._run(self._link.send(entry.job, first=True))
+
+    def _run(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(sending)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _too_late(entry: _Entry) -> EardrumError:
+    if entry.deaths and entry.worker is None:
+        return WorkerDied("The worker died while it was processing the request, and no other took it in time.")
+    return DeadlineExceeded("The request's time is over. It is what `x-request-timeout` says, or the server's limit.")

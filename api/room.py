@@ -5,14 +5,17 @@ A request reserves what it holds from its first byte to its end. What does not f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from errors import Overloaded
 
 
 class Room:
-    """One for an API process; used from its event loop only."""
+    """One for an API process; used from its event loop only. `retry_after_s` tells when there may be room again."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, retry_after_s: Callable[[], int]) -> None:
         self._max_bytes = max_bytes
+        self._retry_after_s = retry_after_s
         self._held = 0
 
     def reserve(self) -> Reservation:
@@ -21,7 +24,7 @@ class Room:
     def change(self, by: int) -> None:
         """Raises `Overloaded` instead of growing over the limit."""
         if by > 0 and self._held + by > self._max_bytes:
-            raise Overloaded("Too much audio is waiting. Try again shortly.")
+            raise Overloaded("Too much audio is waiting. Try again later.", retry_after_s=self._retry_after_s())
         self._held += by
 
 

@@ -7,11 +7,12 @@ error, also where a stream was asked for; a later one is an event in the stream.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, aclosing, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing, closing, suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
@@ -25,12 +26,22 @@ from api.answers import Chunks, Completion, Json, Reply
 from api.auth import KeyCheck
 from api.boundary import ClientGone, RequestBoundary, while_connected
 from api.chat import build_job, check_limits
+from api.door import Door
 from api.pending import PendingTable
 from api.room import Reservation, Room
 from api.schema import parse
 from audio.spool import Spool
 from config import Settings
-from errors import BodyTooLarge, EardrumError, ModelNotFound, UnsupportedMediaType, for_status
+from errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    EardrumError,
+    ModelNotFound,
+    UnsupportedMediaType,
+    for_status,
+)
 from wire import Capabilities, Delta, Finished, Job
 
 T = TypeVar("T")
@@ -38,14 +49,17 @@ Events = AsyncGenerator[Delta | Finished, None]
 
 INLINE_BYTES = 32_768  # a body up to this size is parsed at once; a larger one in a thread
 PARSE_THREADS = 2
+FAREWELL_S = 1.0  # for clients to take the error that ends their request
 
 
-def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> None:
+def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> Api:
     """Put endpoints, error answers and middlewares on `app`."""
-    app.include_router(Api(settings, pending, spool).router())
+    api = Api(settings, pending, spool)
+    app.include_router(api.router())
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_middleware(KeyCheck, keys=settings.api_keys)
     app.add_middleware(RequestBoundary)
+    return api
 
 
 async def _framework_error(_: Request, error: Exception) -> Response:
@@ -71,7 +85,8 @@ class Api:
         self._settings = settings
         self._pending = pending
         self._spool = spool
-        self._room = Room(settings.queue_bytes // settings.api_servers)
+        self._room = Room(settings.queue_bytes // settings.api_servers, lambda: pending.retry_after_s)
+        self._door = Door()
         self._started = int(time.time())
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
 
@@ -85,6 +100,17 @@ class Api:
         router.add_api_route("/health", self.ready, methods=["GET"])
         return router
 
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests, and return when those that are here have ended; after `timeout_s` seconds they are
+        ended, each with an error."""
+        self._door.close()
+        try:
+            await self._door.wait_empty(timeout_s)
+        except TimeoutError:
+            self._pending.fail_all(Draining("The server ended before the answer was complete."))
+            with suppress(TimeoutError):
+                await self._door.wait_empty(FAREWELL_S)
+
     # ------------------------------------------------------------------------------------------------- probes, models
 
     async def live(self) -> Json:
@@ -92,8 +118,8 @@ class Api:
         return {"status": "ok"}
 
     async def ready(self) -> JSONResponse:
-        """A worker answers, too."""
-        ready = self._pending.is_ready
+        """A worker answers, too, and new requests are taken."""
+        ready = self._pending.is_ready and self._door.is_open
         return JSONResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
 
     async def list_models(self) -> Json:
@@ -119,14 +145,33 @@ class Api:
     # ------------------------------------------------------------------------------------------------ chat completions
 
     async def chat_completions(self, request: Request) -> Response:
-        self._pending.check_room()  # a full server reads no bodies
+        deadline = self._deadline(request)
         held = ExitStack()
         try:
-            job, form = await self._accept(request, held)
-            return await while_connected(request.receive, self._answer(self._events(job, held), job.sampling.n, form))
+            held.enter_context(self._door.enter())
+            self._pending.check_room()  # a full server reads no bodies
+            job, form = await self._accept_until(deadline, request, held)
+            return await while_connected(
+                request.receive, self._answer(self._events(job, form, held), job.sampling.n, form)
+            )
         except BaseException:
             held.close()
             raise
+
+    def _deadline(self, request: Request) -> float:
+        """When the request's time is over, of time.monotonic(). Its header can shorten what the server allows."""
+        limit = self._settings.request_timeout
+        if given := request.headers.get("x-request-timeout"):
+            limit = min(limit, _seconds(given))
+        return time.monotonic() + limit
+
+    async def _accept_until(self, deadline: float, request: Request, held: ExitStack) -> tuple[Job, Form]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                job, form = await self._accept(request, held)
+        except TimeoutError:
+            raise DeadlineExceeded("The request's time was over before all of it had arrived.") from None
+        return replace(job, deadline=deadline), form
 
     async def _accept(self, request: Request, held: ExitStack) -> tuple[Job, Form]:
         """The job of a valid request. The body and its base64 are gone on return; only the spool holds audio then."""
@@ -166,10 +211,10 @@ class Api:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def _events(self, job: Job, held: ExitStack) -> Events:
+    async def _events(self, job: Job, form: Form, held: ExitStack) -> Events:
         """Run the job. Its spool files and its reservation are gone when this generator is closed."""
         with held:
-            async with aclosing(self._pending.submit(job)) as events:
+            async with aclosing(self._pending.submit(job, whole=not form.stream)) as events:
                 async for event in events:
                     yield event
 
@@ -180,7 +225,7 @@ class Api:
             reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
             if form.stream:
                 chunks = Chunks(reply, form.include_usage, form.logprobs)
-                return sse.EventStream(_stream(first, events, chunks), events)
+                return sse.EventStream(_stream(first, events, chunks), events, self._settings.send_timeout)
             completion = Completion(reply, n, form.logprobs)
             completion.add(first)
             async for event in events:
@@ -189,6 +234,19 @@ class Api:
             await events.aclose()
             raise
         return JSONResponse(completion.body())
+
+
+def _seconds(header: str) -> float:
+    """What `x-request-timeout` says. Raises `BadRequest`."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest(
+            "The header `x-request-timeout` must be a number of seconds, more than 0.", "x-request-timeout"
+        )
+    return seconds
 
 
 def _audio_card(model: Capabilities, settings: Settings) -> Json:

@@ -3,9 +3,11 @@
 LitServe gives the processes, one request queue for all workers and one response queue for each API process. The stock
 endpoints and response buffer are not used: events arrive under one key, and the pending table fans them out.
 
-    api process ── request queue: Job ──────────────▶ a worker with room
+    api process ── job queue: Job ──────────────────▶ a worker with room
                 ── its control socket: wake, cancel ─▶
                 ◀── response queue: lists of events ──
+
+An API process listens to two signals of the main process's, and to no others: to drain, and to end.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -23,14 +28,17 @@ from litserve.utils import ResponseBufferItem
 
 from api import routes
 from api.control import ControlLine
-from api.pending import PendingTable
+from api.pending import Limits, PendingTable
 from audio.spool import Spool
 from config import Settings
+from errors import Unavailable
 from wire import BUS, Cancel, Event, Job, JobId, Ready, Wake, to_line
 
 log = logging.getLogger("eardrum.api")
 
 WATCH_AGAIN_S = 1.0
+DRAIN_SIGNAL = signal.SIGUSR1  # finish what was accepted, then end
+END_SIGNAL = signal.SIGUSR2  # no worker will answer: fail what was accepted, then end
 
 
 class AudioSpec(ls.OpenAISpec):
@@ -42,8 +50,10 @@ class AudioSpec(ls.OpenAISpec):
         self._spool = spool
         servers = settings.api_servers
         max_waiting = -(-settings.queue_requests // servers)
-        self.pending = PendingTable(self, max_waiting, settings.request_timeout_s, settings.heartbeat_max_age_s)
+        self.pending = PendingTable(self, Limits(max_waiting, settings.heartbeat_max_age_s, settings.step_timeout))
         self._controls: dict[int, ControlLine] = {}  # by the worker's pid
+        self._watched: dict[int, int] = {}  # pid: its file descriptor
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker gets: none of the queues, sockets and tables of the API process."""
@@ -58,7 +68,32 @@ class AudioSpec(ls.OpenAISpec):
         self.response_buffer[BUS] = ResponseBufferItem(event=_Unused(), response_queue=_Bus(self.pending))
 
     def mount(self, app: FastAPI) -> None:
-        routes.mount(app, self._settings, self.pending, self._spool)
+        self._api = routes.mount(app, self._settings, self.pending, self._spool)
+
+    # ------------------------------------------------------------------------------------- in the API process
+
+    def open(self) -> None:
+        """The event loop runs: look after the workers, and from now on follow the main process alone. A signal to the
+        whole group is the main process's to answer."""
+        loop = asyncio.get_running_loop()
+        stop_uvicorn: Callable[..., None] = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+        async def end(drain: bool) -> None:
+            if not drain:
+                self.pending.fail_all(Unavailable("The server cannot go on. Try again when it has been started anew."))
+            await self._api.drain(self._settings.drain_timeout)
+            stop_uvicorn(signal.SIGTERM, None)
+
+        loop.add_signal_handler(DRAIN_SIGNAL, lambda: self._run(end(drain=True)))
+        loop.add_signal_handler(END_SIGNAL, lambda: self._run(end(drain=False)))
+        self._run(self.pending.check_forever())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------------------------------- pending.Link
 
@@ -67,10 +102,13 @@ class AudioSpec(ls.OpenAISpec):
         assert self.response_queue_id is not None, "LitServe numbers an API process before it forks it"
         return int(self.response_queue_id)
 
-    async def send(self, job: Job) -> None:
+    async def send(self, job: Job, first: bool = False) -> None:
         """Put a job into the queue. One thread of our own: LitServe waits for responses in the default ones."""
-        await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job)
+        await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job, first)
         self._tell_workers(Wake())
+
+    def withdraw(self, job_id: JobId) -> None:
+        self._sender.submit(self.request_queue.discard, job_id)  # behind its `put`
 
     def cancel(self, job_id: JobId) -> None:
         self._tell_workers(Cancel(job_id))
@@ -90,14 +128,20 @@ class AudioSpec(ls.OpenAISpec):
             loop.call_later(WATCH_AGAIN_S, self.watch, ready)
             return
 
-        def gone() -> None:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-            self._gone(ready.pid)
+        self._watched[ready.pid] = descriptor
+        loop.add_reader(descriptor, self._gone, ready.pid)
 
-        loop.add_reader(descriptor, gone)
+    def kill(self, pid: int) -> None:
+        """By its descriptor: a pid may be somebody else's by now."""
+        if pid in self._watched:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._watched[pid], signal.SIGKILL)
 
     def _gone(self, pid: int) -> None:
+        if pid in self._watched:
+            descriptor = self._watched.pop(pid)
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
         if pid in self._controls:
             self._controls.pop(pid).close()
         self.pending.worker_died(pid)

@@ -14,7 +14,6 @@ from api.answers import Json
 from api.boundary import ClientGone, while_connected
 from errors import EardrumError
 
-SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long has stopped reading
 DONE = b"data: [DONE]\n\n"
 
 
@@ -28,18 +27,21 @@ def encode_error(error: EardrumError) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Streams encoded events, and closes their source at once when the client leaves or stops reading."""
+    """Streams encoded events, and closes their source at once when the client leaves, or takes nothing for
+    `send_timeout_s` seconds."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None], send_timeout_s: float
+    ) -> None:
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._events, self._source = events, source
+        self._events, self._source, self._send_timeout_s = events, source, send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             try:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
+                async with asyncio.timeout(self._send_timeout_s):
                     await send(message)
             except TimeoutError:
                 raise ClientGone from None

@@ -2,7 +2,8 @@
 
     eardrum-<pid>-<random>/     mode 0700, in /dev/shm or a temporary directory
         lock                    held (flock) as long as a process of the run lives
-        <random>.audio          one audio, removed when its request ends
+        <pid>-<random>.audio    one audio, of the process that wrote it; removed when its request ends
+        <pid>-control.sock      a worker's control socket
 
 A start sweeps the directories of dead runs. Whether a run is dead is asked of its lock and not of its pid, because
 containers share /dev/shm without sharing pids. This file knows neither audio nor requests.
@@ -35,7 +36,7 @@ class Spool:
 
     def write(self, data: bytes) -> str:
         """Put `data` into a new file and return its path. Raises `Overloaded` where it does not fit."""
-        path = self.directory / f"{secrets.token_hex(12)}.audio"
+        path = self.directory / f"{os.getpid()}-{secrets.token_hex(12)}.audio"
         try:
             with room_for_audio():
                 path.write_bytes(data)
@@ -48,6 +49,11 @@ class Spool:
         """Remove a file; one that is gone already is no error."""
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+    def forget(self, pid: int) -> None:
+        """Remove what a process that died has left."""
+        for path in self.directory.glob(f"{pid}-*"):
+            self.remove(str(path))
 
     def files(self) -> SpoolFiles:
         """Files that live until they are closed together."""

@@ -7,6 +7,7 @@ each clip and the text it was given.
     #tokens=50      answer with so many letters                   #fail=prefill   the request's prefill raises
     #random         sample letters, each as likely                #fail=step      the third decode step raises
     #delay=0.01     seconds for each decode step                  #die            the process ends at the third step
+    #prefill=1      seconds of prefill, in pieces of a tenth      #hang           the third step does not end
     #bad            refuse the conversation with a 400            #fail=nan       its logits are no numbers
 
 It hears clips of any length, as many as there are; called `fake:30` it hears 30 seconds at once, and called `fake:30:2`
@@ -44,6 +45,7 @@ _ORDER = re.compile(r"#(\w+)(?:=(\S+))?")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CERTAIN = 50.0  # a logit so high that sampling at temperature 2 takes it, too
 _FAULT_STEP = 3
+_PIECE_S = 0.1  # of a prefill that takes its time
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ class Script(Prompt):
     answer: tuple[int, ...] = ()
     random: bool = False
     delay_s: float = 0.0
+    prefill_s: float = 0.0
     fault: str = ""
 
 
@@ -101,7 +104,8 @@ class FakeModel(CausalModel):
             answer=self._ids(_answer(text, clips, orders)),
             random="random" in orders,
             delay_s=float(orders.get("delay") or 0),
-            fault="die" if "die" in orders else orders.get("fail", ""),
+            prefill_s=float(orders.get("prefill") or 0),
+            fault=next((name for name in ("die", "hang") if name in orders), orders.get("fail", "")),
         )
 
     def _ids(self, text: str) -> tuple[int, ...]:
@@ -160,6 +164,8 @@ class FakeRows:
         due = {script.fault for script, said in self._rows if said == _FAULT_STEP}
         if "die" in due:
             os._exit(9)
+        while "hang" in due:
+            time.sleep(1)
         if "step" in due:
             raise RuntimeError("the fake model was told to fail in a decode step")
 
@@ -177,15 +183,20 @@ class FakeRows:
 
 
 class _FakePrefill(Prefill):
-    """Goes at once."""
+    """Goes at once, unless the script says how long it takes."""
 
     def __init__(self, script: Script, logits: torch.Tensor) -> None:
         super().__init__()
         self._script, self._logits = script, logits
+        self._left_s = script.prefill_s
 
     def advance(self, max_tokens: int) -> None:
         if self._script.fault == "prefill":
             raise PrefillFailed from RuntimeError("the fake model was told to fail in prefill")
+        if self._left_s > 0:
+            time.sleep(min(_PIECE_S, self._left_s))
+            self._left_s -= _PIECE_S
+            return
         self.state, self.logits = (self._script, 0), self._logits
 
 

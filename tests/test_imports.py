@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("api", "audio", "benchmarks", "check", "engine", "models", "worker")
-OURS = {*ROOMS, "config", "errors", "wire", "lifecycle", "server", "client", "healthcheck"}
+TOP = ("config", "errors", "wire", "jobqueue", "restarts", "lifecycle", "server", "client", "healthcheck")
+OURS = {*ROOMS, *TOP}
 
 # What a room may import of ours. `audio.spool` stands for that file alone.
 ALLOWED = {
@@ -22,7 +23,9 @@ ALLOWED = {
     "engine": {"wire", "errors", "models.base"},
     "api": {"wire", "errors", "audio.spool", "audio.datauri", "config"},
     "worker": {"wire", "errors", "audio", "engine", "models", "config"},
-    "lifecycle": {"wire", "errors", "config", "api", "worker", "audio", "healthcheck"},
+    "jobqueue": {"wire"},
+    "restarts": set(),
+    "lifecycle": {"wire", "errors", "config", "jobqueue", "restarts", "api", "worker", "audio", "healthcheck"},
     "server": {"wire", "errors", "config", "api", "worker", "audio", "lifecycle"},
     "client": set(),
     "healthcheck": set(),

@@ -1,57 +1,20 @@
-"""The server starts or says why not, and ends without leaving a process, a port or a file."""
+"""The server starts, or says why not. How it ends is in tests/faults."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
-import socket
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
-import openai
 import psutil
 import pytest
 
-from tests.support.servers import RunningServer, run_server, still_running
+from tests.support.servers import run_server, still_running
 from tests.support.speech import user
 from tests.support.waiting import until
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_every_process(number: int) -> None:
-    """With status 0; the port is free and the spool is gone."""
-    with TemporaryDirectory() as spool, run_server("--model", "fake", "--spool-dir", spool) as server:
-        processes = server.tree()
-        assert len(processes) >= 5
-        assert len(list(Path(spool).iterdir())) == 1
-        assert server.stop(number) == 0
-        assert still_running(processes) == []
-        assert port_is_free(server.port)
-        assert list(Path(spool).iterdir()) == []
-        assert "Warning" not in server.log.read_text()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_lets_answers_finish(number: int) -> None:
-    """As Ctrl-C in a terminal and some supervisors send it."""
-    with run_server("--model", "fake") as server, server.client() as client:
-        processes = server.tree()
-        stream = client.chat.completions.create(model="fake", messages=user("#tokens=60 #delay=0.02"), stream=True)
-        text = next(stream).choices[0].delta.content or ""
-        os.killpg(server.process.pid, number)
-        text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-        assert len(text) == 60
-        assert server.process.wait(20) == 0
-        assert still_running(processes) == []
 
 
 def test_a_signal_while_the_model_loads() -> None:
@@ -62,52 +25,6 @@ def test_a_signal_while_the_model_loads() -> None:
             assert server.process.poll() is None
         processes = server.tree()
         assert server.stop() == 0
-        assert still_running(processes) == []
-
-
-def test_a_killed_main_process_leaves_no_orphans() -> None:
-    """Not even by kill -9."""
-    with run_server("--model", "fake") as server:
-        processes = server.tree()
-        server.process.kill()
-        assert still_running(processes) == []
-        assert port_is_free(server.port)
-
-
-def worker_of(server: RunningServer) -> psutil.Process:
-    """The process that has torch in it: the largest."""
-    return max(server.tree(), key=lambda process: process.memory_info().rss)
-
-
-def test_a_killed_worker_fails_its_requests_and_is_replaced() -> None:
-    """At once for the client that has had nothing and for the one in the middle of a stream; then all is well again."""
-    with run_server("--model", "fake") as server, server.client() as client:
-        worker = worker_of(server)
-        decoders = worker.children()
-        stream = client.chat.completions.create(model="fake", messages=user("#tokens=9999 #delay=0.02"), stream=True)
-        next(stream)
-        worker.kill()
-        with pytest.raises(openai.APIError, match="worker died"):
-            list(stream)
-        assert still_running([worker, *decoders]) == []
-        server.wait_ready()
-        assert client.chat.completions.create(model="fake", messages=user("hello")).choices
-        with pytest.raises(openai.InternalServerError, match="worker died") as caught:
-            client.chat.completions.create(model="fake", messages=user("#tokens=9 #delay=0.02 #die"))
-        assert (caught.value.status_code, caught.value.code) == (503, "worker_died")
-        assert caught.value.response.headers["retry-after"]
-        server.wait_ready()
-        assert server.stop() == 0
-
-
-def test_a_killed_api_process_ends_the_server() -> None:
-    """Rather than a port that accepts and never answers; a supervisor starts it anew."""
-    with run_server("--model", "fake") as server:
-        processes = server.tree()
-        main, *others = processes
-        forked = [process for process in others if process.cmdline() == main.cmdline()]  # the manager, then the API
-        max(forked, key=psutil.Process.create_time).kill()
-        assert server.process.wait(20) == 1
         assert still_running(processes) == []
 
 
@@ -173,23 +90,6 @@ async def test_the_banners_command_works() -> None:
         root = Path(__file__).parents[1]
         answer = await asyncio.to_thread(subprocess.check_output, ["bash", "-c", command], cwd=root)
         assert b"my fellow Americans" in answer
-
-
-def test_workers_that_keep_dying_end_the_server() -> None:
-    """Rather than being started for ever; the supervisor sees a status that is not 0."""
-    with run_server("--model", "fake") as server:
-        for _ in range(40):
-            try:
-                httpx.post(
-                    f"{server.base_url}/v1/chat/completions",
-                    json={"model": "fake", "messages": user("#tokens=9 #die")},
-                    timeout=30,
-                )
-                server.wait_ready()
-            except (httpx.TransportError, AssertionError):
-                break
-        assert server.process.wait(20) == 1
-        assert "the server ends" in server.log.read_text()
 
 
 def test_every_file_that_the_image_needs_reaches_its_build() -> None:

@@ -1,6 +1,6 @@
 """The worker's body: takes jobs from a source, puts events into a sink, and knows no transport.
 
-    intake thread    source ── a job, when there is room ──▶ Started
+    intake thread    source ── a job, when there is room
     event loop       decode_request of many jobs side by side: nobody waits for somebody else's audio
     engine thread    `run`: cancelled rows leave, new requests join, one step, events out
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from errors import BadRequest, EardrumError, InternalError
-from wire import Failed, Finished, Job, JobEvent, JobId, Started
+from wire import Failed, Finished, Job, JobEvent, JobId
 from worker.lit_api import AudioChatAPI
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ MAX_FAILED_STEPS = 3
 
 
 class JobSource(Protocol):
-    def get(self) -> Job | None:
-        """The next job; waits for it. `None` ends the intake."""
+    def get(self, ahead: Callable[[], bool]) -> Job | None:
+        """The next job, once its API process has been told that it is taken; waits for it. While `ahead()`, there is no
+        row for it yet, and another worker may be faster. `None` ends the intake."""
 
 
 Sink = Callable[[int, list[JobEvent]], None]  # API process, events
@@ -56,17 +57,19 @@ class _LiveJob:
 
 
 class WorkerBody:
-    """Runs jobs on an engine. `room`: how many jobs are taken ahead of their end."""
+    """Runs jobs on an engine, `rows` at a time, and takes so many more `ahead`."""
 
-    def __init__(self, api: AudioChatAPI, source: JobSource, sink: Sink, room: int) -> None:
+    def __init__(self, api: AudioChatAPI, source: JobSource, sink: Sink, rows: int, ahead: int) -> None:
         self._api = api
         self._source = source
         self._sink = sink
-        self._room = threading.BoundedSemaphore(room)
+        self._rows = rows
+        self._room = threading.BoundedSemaphore(rows + ahead)
         self._live: dict[JobId, _LiveJob] = {}
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._failures = 0  # one after another
+        self._step_since: float | None = None  # time.monotonic()
 
     def run(self) -> None:
         """The engine's thread: returns after `stop`."""
@@ -84,6 +87,12 @@ class WorkerBody:
         """Let `run` return after the current step."""
         self._inbox.put(None)
 
+    @property
+    def step_s(self) -> float:
+        """The seconds since the present step began; 0 where nothing runs."""
+        since = self._step_since
+        return 0.0 if since is None else time.monotonic() - since
+
     # ------------------------------------------------------------- intake and preparation: intake thread, event loop
 
     def _run_loop(self) -> None:
@@ -98,11 +107,10 @@ class WorkerBody:
     def _intake(self) -> None:
         while True:
             self._room.acquire()
-            job = self._source.get()
+            job = self._source.get(ahead=lambda: len(self._live) >= self._rows)
             if job is None:
                 return
             live = self._live[job.id] = _LiveJob(job)
-            self._sink(job.id.api_server, [Started(job.id, os.getpid())])
             self._call(self._start, live)
 
     def _start(self, live: _LiveJob) -> None:
@@ -142,6 +150,7 @@ class WorkerBody:
     def _forget(self, job_id: JobId) -> None:
         if self._live.pop(job_id, None) is not None:
             self._room.release()
+            self._call(self._api.forget, job_id)
 
     # ------------------------------------------------------------------------------------------- the engine's thread
 
@@ -150,6 +159,7 @@ class WorkerBody:
         arrivals: dict[JobId, Request] = {}
         wait = self._api.engine.idle
         while True:
+            self._step_since = None if wait else time.monotonic()
             try:
                 item = self._inbox.get(block=wait)
             except queue.Empty:

@@ -19,7 +19,7 @@ class ControlSocket:
     """Listens in threads of its own until the process ends."""
 
     def __init__(self, directory: Path, on_wake: Callable[[], None], on_cancel: Callable[[JobId], None]) -> None:
-        self.address = str(directory / f"worker-{os.getpid()}.sock")
+        self.address = str(directory / f"{os.getpid()}-control.sock")
         self._on_wake, self._on_cancel = on_wake, on_cancel
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(self.address)

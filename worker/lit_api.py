@@ -21,7 +21,7 @@ import litserve as ls
 
 from audio.spool import Spool
 from config import Settings
-from wire import Capabilities, Job, JobEvent
+from wire import Capabilities, Job, JobEvent, JobId
 
 if TYPE_CHECKING:
     from worker.prepare import Preparer
@@ -68,6 +68,10 @@ class AudioChatAPI(ls.LitAPI):
 
     async def decode_request(self, request: Job) -> Request:
         return await self.preparer.prepare(request)
+
+    def forget(self, job_id: JobId) -> None:
+        """The job has ended. Called in the event loop of `decode_request`."""
+        self.preparer.forget(job_id)
 
     def batch(self, inputs: Sequence[Request]) -> Sequence[JobEvent]:
         for request in inputs:

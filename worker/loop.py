@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from litserve.callbacks import Callback
@@ -32,39 +32,48 @@ log = logging.getLogger("eardrum.worker")
 
 HEARTBEAT_S = 1.0
 POLL_S = 1.0  # a look into the queue, should a wake-up have been lost
+COURTESY_S = 0.05
 STOP_SIGNAL = signal.SIGUSR1  # from the main process, when nobody is waiting for an answer any more
 ENGINE_FAILED = 70  # exit status: EX_SOFTWARE of sysexits.h
 
 
-class QueueSource:
-    """Jobs from LitServe's request queue.
+def bus_message(events: Sequence[Event]) -> object:
+    """Events as LitServe's response queue carries them."""
+    return BUS, (list(events), LitAPIStatus.OK, LoopResponseType.STREAMING, 0)
 
-    Never waits *in* the queue: the manager would still answer the pending call of a worker that died, and hand it a job
-    that nobody runs. Waits for a wake-up instead, and then asks.
+
+class QueueSource:
+    """Jobs from the job queue. Waits for a wake-up, and then asks: a wait *in* the queue would outlive its worker.
+
+    `courtesy_s`: how long a worker without a free row lets others go first.
     """
 
-    def __init__(self, request_queue: Any) -> None:
-        self._queue = request_queue
+    def __init__(self, job_queue: Any, courtesy_s: float) -> None:
+        self._queue = job_queue
+        self._courtesy_s = courtesy_s
         self._wake = threading.Event()
 
     def wake(self) -> None:
         self._wake.set()
 
-    def get(self) -> Job | None:
+    def get(self, ahead: Callable[[], bool]) -> Job | None:
         while True:
             self._wake.clear()
+            if ahead():
+                time.sleep(self._courtesy_s)
             try:
-                return self._queue.get_nowait()  # type: ignore[no-any-return]
-            except queue.Empty:
-                self._wake.wait(POLL_S)
+                job: Job | None = self._queue.take(os.getpid())
             except (EOFError, OSError):  # the manager is gone, and so is the server
                 return None
+            if job is not None:
+                return job
+            self._wake.wait(POLL_S)
 
 
 class BusSender:
     """Events to API processes: one message for each process and round, with a heartbeat now and then."""
 
-    def __init__(self, transport: MessageTransport, num_api_servers: int, heartbeat: Heartbeat) -> None:
+    def __init__(self, transport: MessageTransport, num_api_servers: int, heartbeat: Callable[[], Heartbeat]) -> None:
         self._transport = transport
         self._num_api_servers = num_api_servers
         self._heartbeat = heartbeat
@@ -74,19 +83,20 @@ class BusSender:
     def put(self, api_server: int, events: Sequence[Event]) -> None:
         self._outbox.put((api_server, events))
 
-    def broadcast(self, event: Event) -> None:
+    def start(self, ready: Ready) -> None:
+        """Says that the worker is ready, before anything else of it can be heard."""
         for api_server in range(self._num_api_servers):
-            self.put(api_server, [event])
-
-    def start(self) -> None:
+            self._send(api_server, [ready])
         threading.Thread(target=self._send_forever, name="sender", daemon=True).start()
 
     def _send_forever(self) -> None:
         with contextlib.suppress(EOFError, OSError):  # the manager is gone, and so is the server
             while True:
                 for api_server, events in self._gather().items():
-                    message = (events, LitAPIStatus.OK, LoopResponseType.STREAMING, 0)
-                    self._transport.send((BUS, message), consumer_id=api_server)
+                    self._send(api_server, events)
+
+    def _send(self, api_server: int, events: Sequence[Event]) -> None:
+        self._transport.send(bus_message(events), consumer_id=api_server)
 
     def _gather(self) -> dict[int, list[Event]]:
         """What is to be sent now; waits for something until the next heartbeat is due."""
@@ -100,7 +110,7 @@ class BusSender:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + HEARTBEAT_S
             for api_server in range(self._num_api_servers):
-                messages.setdefault(api_server, []).append(self._heartbeat)
+                messages.setdefault(api_server, []).append(self._heartbeat())
         return messages
 
 
@@ -131,14 +141,13 @@ class EngineLoop(LitLoop):
             os._exit(ENGINE_FAILED)
 
     def _run(self, lit_api: AudioChatAPI, request_queue: Any, transport: MessageTransport) -> None:
-        source = QueueSource(request_queue)
-        pid = os.getpid()
-        sender = BusSender(transport, self._settings.api_servers, Heartbeat(pid))
-        body = WorkerBody(lit_api, source, sender.put, self._settings.max_rows + self._settings.prepare_ahead)
+        settings, pid = self._settings, os.getpid()
+        source = QueueSource(request_queue, COURTESY_S)
+        sender = BusSender(transport, settings.api_servers, lambda: Heartbeat(pid, body.step_s))
+        body = WorkerBody(lit_api, source, sender.put, settings.max_rows, settings.prepare_ahead)
         control = ControlSocket(lit_api.run_directory, source.wake, body.cancel)
         control.start()
-        sender.broadcast(Ready(pid, control.address, lit_api.capabilities))
-        sender.start()
+        sender.start(Ready(pid, control.address, lit_api.capabilities))
         signal.signal(STOP_SIGNAL, lambda *_: body.stop())
         body.run()
         lit_api.teardown()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from audio.budget import AudioBudget
 from audio.decode import DecodeLimits, Waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
@@ -15,7 +16,7 @@ from config import Settings
 from engine.grammar import Grammar
 from errors import BadRequest
 from models.base import Clip, Conversation, Turn
-from wire import Capabilities, Heard, Job, TextPart
+from wire import Capabilities, Heard, Job, JobId, TextPart
 from worker.clips import fitted
 from worker.serving import Request, Requests
 
@@ -42,6 +43,7 @@ class Preparer:
             s_per_minute=settings.decode_s_per_minute,
         )
         self._decoders = DecodePool(settings.decode_processes, limits)
+        self._budget = AudioBudget(settings.prepare_ahead_s)
         self._source: AudioSource | None = None
 
     def start(self, requests: Requests, capabilities: Capabilities) -> None:
@@ -50,15 +52,23 @@ class Preparer:
         self._capabilities = capabilities
 
     async def prepare(self, job: Job) -> Request:
-        """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding."""
+        """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding.
+
+        The job holds its seconds of audio until `forget`, and waits here while those before it hold too many.
+        """
         self._check_clips(job)
         source = self._source = self._source or self._make_source()
         loop = asyncio.get_running_loop()
         grammar = None
         if job.structure:
             grammar = await loop.run_in_executor(self._grammar_threads, self._requests.compile, job)
-        waveforms = await source.load(job.audio_parts)
+        waveforms = await source.load(job.id, job.audio_parts)
         return await loop.run_in_executor(self._threads, self._request, job, waveforms, grammar)
+
+    def forget(self, job_id: JobId) -> None:
+        """The job has ended, however it did: its seconds of audio are free. In the event loop, like `prepare`, which is
+        cancelled first where it still runs."""
+        self._budget.release(job_id)
 
     def close(self) -> None:
         self._decoders.close()
@@ -72,8 +82,10 @@ class Preparer:
             spool=self._spool,
             fetcher=Fetcher(settings.max_audio_bytes, settings.fetch_redirects, settings.allow_private_networks),
             decoders=self._decoders,
+            budget=self._budget,
             sampling_rate=self._capabilities.sampling_rate,
-            fetch_timeout_s=settings.fetch_timeout_s,
+            fetch_timeout_s=settings.fetch_timeout,
+            max_audio_seconds=settings.max_audio_seconds,
             max_request_seconds=settings.max_request_audio_seconds,
         )
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI
 
 from api import routes
-from api.pending import PendingTable
+from api.pending import Limits, PendingTable
 from audio.spool import Spool, open_spool
 from config import Settings
+from jobqueue import JobQueue
 from wire import Event, Heartbeat, Job, JobId, Ready
 from worker.body import WorkerBody
 from worker.lit_api import AudioChatAPI
@@ -27,16 +27,20 @@ class InProcess:
     api_server = 0
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.queue = JobQueue([self], lambda events: events)
+        self.woken = threading.Event()
+        self.ended = False
         self.cancelled: list[JobId] = []
+        self.withdrawn: list[JobId] = []
         self.spool = spool
         self.loop = asyncio.get_running_loop()
-        self.pending = PendingTable(self, settings.queue_requests, settings.request_timeout_s, heartbeat_max_age_s=3600)
+        self.killed: list[int] = []
+        self.pending = PendingTable(self, Limits(settings.queue_requests, 3600, settings.step_timeout))
         self.api = AudioChatAPI(settings, spool)
         self.api.setup("cpu")
-        self.body = WorkerBody(self.api, self, self.put, settings.max_rows + settings.prepare_ahead)
+        self.body = WorkerBody(self.api, self, self.deliver_soon, settings.max_rows, settings.prepare_ahead)
         self.app = FastAPI(openapi_url=None)
-        routes.mount(self.app, settings, self.pending, spool)
+        self.routes = routes.mount(self.app, settings, self.pending, spool)
         self.failure: Exception | None = None  # what ended the worker, where it was not told to end
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -57,7 +61,8 @@ class InProcess:
     def stop(self) -> None:
         if self.thread.ident is None:
             self.thread.start()
-        self.jobs.put(None)
+        self.ended = True
+        self.woken.set()
         self.body.stop()
         self.thread.join(10)
         self.api.teardown()
@@ -66,8 +71,13 @@ class InProcess:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=30)
 
     # the link
-    async def send(self, job: Job) -> None:
-        self.jobs.put(job)
+    async def send(self, job: Job, first: bool = False) -> None:
+        self.queue.put(job, first)
+        self.woken.set()
+
+    def withdraw(self, job_id: JobId) -> None:
+        self.withdrawn.append(job_id)
+        self.queue.discard(job_id)
 
     def cancel(self, job_id: JobId) -> None:
         self.cancelled.append(job_id)
@@ -76,11 +86,23 @@ class InProcess:
     def watch(self, ready: Ready) -> None:
         pass
 
-    # the body's source and sink
-    def get(self) -> Job | None:
-        return self.jobs.get()
+    def kill(self, pid: int) -> None:
+        self.killed.append(pid)
 
-    def put(self, api_server: int, events: Iterable[Event]) -> None:
+    # the queue's outbox
+    def put(self, message: list[Event]) -> None:
+        self.deliver_soon(0, message)
+
+    # the body's source and sink
+    def get(self, ahead: Callable[[], bool]) -> Job | None:
+        while not self.ended:
+            self.woken.clear()
+            if job := self.queue.take(os.getpid()):
+                return job
+            self.woken.wait()
+        return None
+
+    def deliver_soon(self, api_server: int, events: Iterable[Event]) -> None:
         self.loop.call_soon_threadsafe(self.deliver, list(events))
 
 

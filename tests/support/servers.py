@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,15 +70,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def run_server(*flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
-    """A server with these flags, ready unless told otherwise, gone at the end."""
+def run_server(
+    *flags: str, ready: bool = True, env: dict[str, str] | None = None, inside: Sequence[str] = ()
+) -> Iterator[RunningServer]:
+    """A server with these flags, ready unless told otherwise, gone at the end. `inside`: a command that runs it."""
     port = free_port()
     names = [flags[i + 1] for i, flag in enumerate(flags) if flag in ("--model", "--served-model-name")]
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "server.py", "--port", str(port), *flags],
+                [*inside, sys.executable, "server.py", "--port", str(port), *flags],
                 cwd=ROOT,
                 env={**os.environ, **(env or {})},
                 stdout=output,

@@ -1,0 +1,91 @@
+"""A server's processes, by what they are."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.support.servers import RunningServer, run_server
+from tests.support.waiting import until
+
+
+class Processes:
+    """Of one server."""
+
+    def __init__(self, server: RunningServer, spool: Path) -> None:
+        self._main = psutil.Process(server.process.pid)
+        self._spool = spool
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that have loaded their model: each has a control socket."""
+        sockets = {int(path.name.partition("-")[0]) for path in self._spool.glob("*/*-control.sock")}
+        return [child for child in self._main.children() if child.pid in sockets]
+
+    def forked(self) -> list[psutil.Process]:
+        """The manager, then the API processes."""
+        command = self._main.cmdline()
+        children = [child for child in self._main.children() if child.cmdline() == command]
+        return sorted(children, key=psutil.Process.create_time)
+
+    @property
+    def manager(self) -> psutil.Process:
+        return self.forked()[0]
+
+    @property
+    def api(self) -> psutil.Process:
+        return self.forked()[1]
+
+    async def workers_ready(self, count: int, but: psutil.Process | None = None) -> list[psutil.Process]:
+        """Waits until so many workers are there, not counting `but`."""
+
+        def there() -> list[psutil.Process]:
+            return [worker for worker in self.workers() if worker != but]
+
+        await until(lambda: len(there()) == count)
+        return there()
+
+    @property
+    def spool_is_gone(self) -> bool:
+        return not any(self._spool.iterdir())
+
+    def spooled(self) -> list[str]:
+        """The files of audio that are there now."""
+        return [path.name for path in self._spool.glob("*/*.audio")]
+
+
+@contextmanager
+def run_counted(*flags: str, **options: object) -> Iterator[tuple[RunningServer, Processes]]:
+    """A server with the fake model, unless another is named, and its processes."""
+    model = () if "--model" in flags else ("--model", "fake")
+    with (
+        tempfile.TemporaryDirectory() as spool,
+        run_server(*model, "--spool-dir", spool, *flags, **options) as server,
+    ):
+        yield server, Processes(server, Path(spool))
+
+
+async def status(server: RunningServer, path: str) -> int | None:
+    """Of the answer to a GET; `None` where nobody listens."""
+    try:
+        async with httpx.AsyncClient(base_url=server.base_url, timeout=10) as http:
+            return (await http.get(path)).status_code
+    except httpx.ConnectError:
+        return None
+
+
+async def becomes_ready(server: RunningServer, ready: bool, within_s: float = 10.0) -> None:
+    """Waits until `/ready` says so."""
+    async with asyncio.timeout(within_s):
+        while await status(server, "/ready") != (200 if ready else 503):  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.02)
+
+
+def last_line(server: RunningServer) -> str:
+    """Of all that the server said."""
+    return server.log.read_text().rstrip().splitlines()[-1]

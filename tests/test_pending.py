@@ -1,0 +1,330 @@
+"""What becomes of requests whose worker dies, is silent, or was never there: the pending table, its workers played."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from api import pending
+from api.condemned import fingerprint
+from api.pending import Limits, PendingTable
+from errors import DeadlineExceeded, EardrumError, KillsWorkers, Overloaded, StreamNotRead, Unavailable, WorkerDied
+from tests.support.waiting import until
+from wire import (
+    AudioPart,
+    Capabilities,
+    Delta,
+    Finished,
+    Heartbeat,
+    Job,
+    JobId,
+    Message,
+    Ready,
+    Sampling,
+    Started,
+    TextPart,
+    Usage,
+)
+
+CAPABILITIES = Capabilities(16_000, None, "error", "continuous")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "LAST_WORDS_S", 0.0)
+
+
+class Workers:
+    """Plays every worker: jobs are taken, answered and died with as a test says."""
+
+    api_server = 0
+
+    def __init__(self, max_waiting: int = 100, step_timeout_s: float = 10.0) -> None:
+        self.queue: list[Job] = []
+        self.cancelled: list[JobId] = []
+        self.killed: list[int] = []
+        self.table = PendingTable(self, Limits(max_waiting, 3600, step_timeout_s))
+
+    async def send(self, job: Job, first: bool = False) -> None:
+        self.queue.insert(0 if first else len(self.queue), job)
+
+    def withdraw(self, job_id: JobId) -> None:
+        self.queue = [job for job in self.queue if job.id != job_id]
+
+    def cancel(self, job_id: JobId) -> None:
+        self.cancelled.append(job_id)
+
+    def watch(self, ready: Ready) -> None:
+        pass
+
+    def kill(self, pid: int) -> None:
+        self.killed.append(pid)
+
+    def start(self, *pids: int) -> None:
+        for pid in pids:
+            self.table.deliver(Ready(pid, "", CAPABILITIES))
+
+    def take(self, pid: int) -> Job:
+        job = self.queue.pop(0)
+        self.table.deliver(Started(job.id, pid))
+        return job
+
+    def say(self, job: Job, text: str) -> None:
+        self.table.deliver(Delta(job.id, 0, text))
+
+    def finish(self, job: Job) -> None:
+        for choice in range(job.sampling.n):
+            self.table.deliver(Finished(job.id, choice, "stop", Usage(1, 1)))
+
+    async def die(self, pid: int) -> None:
+        self.table.worker_died(pid)
+        await asyncio.sleep(0.01)
+
+
+class Client:
+    """One request's client, and what it got."""
+
+    def __init__(self, workers: Workers, text: str, whole: bool = True, **job: object) -> None:
+        messages = job.pop("messages", (Message("user", (TextPart(text),)),))
+        self.job = Job(workers.table.new_job_id(), messages, **{"sampling": Sampling(), **job})
+        self.text = ""
+        self.error: EardrumError | None = None
+        self.task = asyncio.ensure_future(self._run(workers.table, whole))
+
+    async def _run(self, table: PendingTable, whole: bool) -> None:
+        try:
+            async for event in table.submit(self.job, whole):
+                self.text += event.text if isinstance(event, Delta) else "."
+        except EardrumError as error:
+            self.error = error
+
+
+async def clients(workers: Workers, *texts: str, **options: object) -> list[Client]:
+    """So many clients, whose jobs are queued."""
+    queued = len(workers.queue)
+    new = [Client(workers, text, **options) for text in texts]
+    await until(lambda: len(workers.queue) == queued + len(texts))
+    return new
+
+
+def texts_of(jobs: list[Job]) -> list[str]:
+    return [part.text for job in jobs for message in job.messages for part in message.parts]
+
+
+# ------------------------------------------------------------------------------------------------------------- deaths
+
+
+async def test_what_was_not_begun_is_run_again_before_all_others_and_in_its_order() -> None:
+    """Also where half of an answer is here that nobody has seen. What its dead worker says late is not heard."""
+    workers = Workers()
+    workers.start(1, 2)
+    first, second, third = await clients(workers, "first", "second", "third")
+    lost = [workers.take(1), workers.take(1)]
+    workers.say(lost[0], "half of an ans")
+    await workers.die(1)
+    assert texts_of(workers.queue) == ["first", "second", "third"]
+    workers.say(lost[0], "wer")
+    for _ in range(3):
+        job = workers.take(2)
+        workers.say(job, f"to {texts_of([job])[0]}")
+        workers.finish(job)
+    await asyncio.gather(first.task, second.task, third.task)
+    assert [client.text for client in (first, second, third)] == ["to first.", "to second.", "to third."]
+    assert workers.cancelled == []
+    assert not workers.table._entries
+
+
+async def test_a_stream_that_was_begun_ends_with_an_error_and_one_that_was_not_is_run_again() -> None:
+    """What its client has got cannot be taken back."""
+    workers = Workers()
+    workers.start(1, 2)
+    begun, fresh = await clients(workers, "begun", "fresh", whole=False)
+    job = workers.take(1)
+    workers.take(1)
+    workers.say(job, "once upon")
+    await until(lambda: begun.text)
+    await workers.die(1)
+    await begun.task
+    assert (begun.text, type(begun.error)) == ("once upon", WorkerDied)
+    job = workers.take(2)
+    workers.finish(job)
+    await fresh.task
+    assert (fresh.text, fresh.error) == (".", None)
+
+
+async def test_an_answer_that_was_complete_before_the_death_is_delivered() -> None:
+    """To a client that is slow to take it, and from a worker whose last words come after the news of its death."""
+    workers = Workers()
+    workers.start(1, 2)
+    (client,) = await clients(workers, "hello")
+    job = workers.take(1)
+    workers.table.worker_died(1)
+    workers.say(job, "last words")
+    workers.finish(job)
+    await client.task
+    assert (client.text, client.error) == ("last words.", None)
+    assert workers.queue == []
+
+
+async def test_a_job_whose_worker_died_as_it_took_it_is_run_again() -> None:
+    """The news that it was taken comes behind the news of the death."""
+    workers = Workers()
+    workers.start(1, 2)
+    (client,) = await clients(workers, "hello")
+    await workers.die(1)
+    workers.take(1)
+    await until(lambda: workers.queue)
+    workers.finish(workers.take(2))
+    await client.task
+    assert client.text == "."
+
+
+async def test_who_was_there_when_two_workers_died_is_refused_from_then_on() -> None:
+    """Alone under suspicion, it is to blame, and known again. Others are not refused for it."""
+    workers = Workers()
+    workers.start(1, 2, 3)
+    (killer,) = await clients(workers, "killer")
+    for pid in (1, 2):
+        workers.take(pid)
+        await workers.die(pid)
+    await killer.task
+    assert type(killer.error) is KillsWorkers
+    assert (killer.error.status, killer.error.headers["x-should-retry"]) == (500, "false")
+    again = Client(workers, "killer")
+    await again.task
+    assert type(again.error) is KillsWorkers
+    (other,) = await clients(workers, "other")
+    workers.finish(workers.take(3))
+    await other.task
+    assert other.text == "."
+
+
+async def test_of_several_suspects_each_is_tried_alone() -> None:
+    """So that only the guilty one is refused, whoever else was there both times."""
+    workers = Workers()
+    workers.start(1, 2, 3, 4)
+    suspects = await clients(workers, "good", "killer", "fine")
+    for pid in (1, 2):
+        for _ in suspects:
+            workers.take(pid)
+        await workers.die(pid)
+    assert texts_of(workers.queue) == ["good"], "one at a time"
+    workers.finish(workers.take(3))
+    await until(lambda: workers.queue)
+    assert texts_of(workers.queue) == ["killer"]
+    workers.take(3)
+    await workers.die(3)
+    assert texts_of(workers.queue) == ["fine"]
+    workers.finish(workers.take(4))
+    await asyncio.gather(*(client.task for client in suspects))
+    assert [type(client.error) for client in suspects] == [type(None), KillsWorkers, type(None)]
+
+
+async def test_a_suspect_that_leaves_makes_room_for_the_next() -> None:
+    """On trial, or waiting for it."""
+    workers = Workers()
+    workers.start(1, 2, 3)
+    first, second, third = await clients(workers, "first", "second", "third")
+    for pid in (1, 2):
+        for _ in range(3):
+            workers.take(pid)
+        await workers.die(pid)
+    second.task.cancel()
+    third.task.cancel()
+    await asyncio.gather(second.task, third.task, return_exceptions=True)
+    await until(lambda: texts_of(workers.queue) == ["first"])
+    workers.finish(workers.take(3))
+    await first.task
+    assert first.error is None
+    assert not workers.table._entries
+
+
+async def test_without_another_worker_in_time_a_lost_request_is_a_503() -> None:
+    """And one that never had a worker a 504."""
+    workers = Workers()
+    workers.start(1)
+    lost, queued = await clients(workers, "lost", "queued", deadline=time.monotonic() + 0.3)
+    workers.take(1)
+    await workers.die(1)
+    await asyncio.gather(lost.task, queued.task)
+    assert [type(lost.error), type(queued.error)] == [WorkerDied, DeadlineExceeded]
+    assert workers.queue == [], "nobody runs them any more"
+    with pytest.raises(Unavailable):
+        workers.table.check_room()
+
+
+def test_a_request_is_known_by_what_is_asked(tmp_path: Path) -> None:
+    """By its audio, too; not by who asks, when, and what the file is called."""
+    for name, data in (("a", b"same"), ("b", b"same"), ("c", b"other")):
+        (tmp_path / name).write_bytes(data)
+
+    def asked(name: str, **changes: object) -> Job:
+        message = Message("user", (AudioPart("messages[0]", path=str(tmp_path / name)),))
+        return replace(Job(JobId(0, name), (message,), Sampling(), deadline=time.monotonic()), **changes)
+
+    assert fingerprint(asked("a")) == fingerprint(asked("b"))
+    assert fingerprint(asked("a")) != fingerprint(asked("c"))
+    assert fingerprint(asked("a")) != fingerprint(asked("a", sampling=Sampling(seed=1)))
+
+
+# --------------------------------------------------------------------------------------------------- silence, overload
+
+
+async def test_a_worker_that_is_stuck_or_silent_is_killed() -> None:
+    """In one step for too long, or without a heartbeat; not one that works, nor after this process stood still."""
+    workers = Workers(step_timeout_s=0.2)
+    workers.start(1, 2, 3)
+    workers.table.check_workers()
+    await asyncio.sleep(0.3)
+    workers.table.deliver(Heartbeat(1, step_s=0.0))
+    workers.table.deliver(Heartbeat(2, step_s=0.5))
+    workers.table.check_workers()
+    assert workers.killed == [2, 3]
+    workers.killed.clear()
+    workers.table._checked_at -= 60
+    workers.table.check_workers()
+    assert workers.killed == []
+
+
+async def test_retry_after_is_measured() -> None:
+    """By how fast requests end while others wait."""
+    workers = Workers(max_waiting=40)
+    workers.start(1)
+    many = await clients(workers, *(str(i) for i in range(40)))
+    with pytest.raises(Overloaded) as unknown:
+        workers.table.check_room()
+    assert unknown.value.headers["retry-after"] == "1"
+    for client in many[:5]:
+        await asyncio.sleep(0.1)
+        workers.finish(workers.take(1))
+        await client.task
+    many += await clients(workers, *"abcde")
+    with pytest.raises(Overloaded) as measured:
+        workers.table.check_room()
+    assert 3 <= int(measured.value.headers["retry-after"]) <= 40  # forty requests, each of 0.1 s and more
+    for client in many:
+        client.task.cancel()
+    await asyncio.gather(*(client.task for client in many), return_exceptions=True)
+    assert workers.queue == []
+
+
+async def test_a_stream_that_nobody_reads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up; an answer that is collected for its client is not."""
+    monkeypatch.setattr(pending, "MAX_UNREAD", 10)
+    workers = Workers()
+    workers.start(1)
+    (streamed,) = await clients(workers, "streamed", whole=False)
+    (collected,) = await clients(workers, "collected")
+    jobs = [workers.take(1), workers.take(1)]
+    for job in jobs:
+        for _ in range(11):
+            workers.say(job, "x")
+    assert workers.cancelled == [jobs[0].id]
+    workers.finish(jobs[1])
+    await asyncio.gather(streamed.task, collected.task)
+    assert (streamed.text, type(streamed.error)) == ("", StreamNotRead)
+    assert collected.text == "x" * 11 + "."
