@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Protocol
 
 from wire import Event, Job, JobId, Started
@@ -22,7 +23,8 @@ class Outbox(Protocol):
 
 
 class JobQueue:
-    """First come, first served. Called by the manager's threads, one for each process that it talks with.
+    """Lower priorities go first, of one priority those who came first. Called by the manager's threads, one for each
+    process that it talks with.
 
     `outboxes`: one for each API process; `envelope` makes a message for them.
     """
@@ -30,16 +32,15 @@ class JobQueue:
     def __init__(self, outboxes: Sequence[Outbox], envelope: Callable[[list[Event]], object]) -> None:
         self._outboxes = outboxes
         self._envelope = envelope
-        self._jobs: deque[Job] = deque()
+        self._jobs: list[tuple[int, int, Job]] = []  # priority, turn
+        self._turns = count(1)
         self._lock = threading.Lock()
 
     def put(self, job: Job, first: bool = False) -> None:
-        """Queue a job; `first`: before all others, as one that had its turn."""
+        """Queue a job; `first`: before all others of its priority, as one that had its turn."""
         with self._lock:
-            if first:
-                self._jobs.appendleft(job)
-            else:
-                self._jobs.append(job)
+            turn = next(self._turns)
+            insort(self._jobs, (job.priority, -turn if first else turn, job), key=lambda each: each[:2])
 
     def take(self, pid: int) -> Job | None:
         """The next job for the worker `pid`, once its API process has been told; `None` where there is none. Drops jobs
@@ -52,12 +53,12 @@ class JobQueue:
     def discard(self, job_id: JobId) -> None:
         """Forget a job that nobody waits for. One that has been taken is no error."""
         with self._lock:
-            self._jobs = deque(job for job in self._jobs if job.id != job_id)
+            self._jobs = [each for each in self._jobs if each[2].id != job_id]
 
     def _next(self) -> Job | None:
         with self._lock:
             while self._jobs:
-                job = self._jobs.popleft()
+                *_, job = self._jobs.pop(0)
                 if job.deadline is None or job.deadline > time.monotonic():
                     return job
         return None

@@ -294,7 +294,7 @@ class EardrumServer(ls.LitServer):
             if not manager_lives(manager):
                 self.stop(MANAGER_DIED)
                 return
-            with suppress(EOFError, ConnectionError):  # the manager dies just now
+            with suppress(EOFError, OSError):  # the manager dies, or is shut down, just now
                 for worker in self._workers:
                     self._look_after(worker)
 
@@ -306,19 +306,23 @@ class EardrumServer(ls.LitServer):
 
     def _look_after(self, worker: _Worker) -> None:
         now = time.monotonic()
-        if worker.restart_at is None and not worker.process.is_alive():
+        if worker.restart_at is not None:
+            if now >= worker.restart_at:
+                self._restart(worker, now)
+        elif not worker.process.is_alive():
             self._bury(worker, now)
-        elif worker.restart_at is not None and now >= worker.restart_at:
-            log.warning("%s is started anew", worker)
-            self._spool.forget(pid_of(worker.process))
-            worker.lives.start(now)
-            worker.process = self.launch_single_inference_worker(self.lit_api, worker.index)
-            worker.restart_at = None
         elif self._is_late(worker):
             log.error("%s %s", worker, self._too_slow)
             worker.process.kill()
-        elif worker.restart_at is None:
+        else:
             self._note_ready(worker)
+
+    def _restart(self, worker: _Worker, now: float) -> None:
+        log.warning("%s is started anew", worker)
+        self._spool.forget(pid_of(worker.process))
+        worker.lives.start(now)
+        worker.process = self.launch_single_inference_worker(self.lit_api, worker.index)
+        worker.restart_at = None
 
     def _bury(self, worker: _Worker, now: float) -> None:
         ending = how_it_ended(worker.process)

@@ -18,10 +18,10 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 from api.condemned import Condemned
 from api.rate import ServiceRate
@@ -52,7 +52,7 @@ class Link(Protocol):
     api_server: int
 
     async def send(self, job: Job, first: bool = False) -> None:
-        """Queue a job for whichever worker has room; `first`: before all others."""
+        """Queue a job for whichever worker has room; `first`: before all others. Raises `Unavailable`."""
 
     def withdraw(self, job_id: JobId) -> None:
         """Take a job back that is still in the queue. Does not block."""
@@ -152,6 +152,7 @@ class PendingTable:
         self._on_trial: _Entry | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._checked_at = 0.0
+        self._closed: EardrumError | None = None
         self.capabilities: Capabilities | None = None  # what the served model takes, once a worker has said so
 
     # ------------------------------------------------------------------------------------------ towards the routes
@@ -161,6 +162,8 @@ class PendingTable:
 
     def check_room(self) -> None:
         """Raise `Overloaded` when too many requests wait for a worker, `Unavailable` when no worker lives."""
+        if self._closed:
+            raise self._closed
         if not self.is_ready:
             raise Unavailable("No worker is ready. Try again shortly.")
         if self._num_waiting >= self._limits.max_waiting:
@@ -186,7 +189,8 @@ class PendingTable:
             raise KillsWorkers(KILLER)
         entry = self._entries[job.id] = _Entry(job, next(self._arrivals), whole, job.sampling.n)
         try:
-            await self._link.send(job)
+            async with asyncio.timeout_at(job.deadline):
+                await self._link.send(job)
             while event := await entry.next():
                 if isinstance(event, Failed):
                     raise rebuild(event.kind, event.message, event.param)
@@ -196,17 +200,18 @@ class PendingTable:
         finally:
             self._leave(entry)
 
-    def fail_all(self, error: EardrumError) -> None:
-        """End every request."""
+    def close(self, error: EardrumError) -> None:
+        """End every request with `error`, and those that come from now on."""
+        self._closed = self._closed or error
         for entry in self._entries.values():
             self._give_up(entry, error)
 
     def _leave(self, entry: _Entry) -> None:
         del self._entries[entry.job.id]
-        if not entry.is_over:
-            self._stop(entry)
-        elif not entry.failed:
+        if entry.is_over:
             self._rate.ended(self._num_waiting)
+        else:
+            self._stop(entry)
         if entry in self._trials:
             self._trials.remove(entry)
         if entry is self._on_trial:
@@ -322,12 +327,15 @@ class PendingTable:
         del self._entries[entry.job.id]
         entry.start_over(self.new_job_id())
         self._entries[entry.job.id] = entry
-        self._run(self._link.send(entry.job, first=True))
-
-    def _run(self, sending: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(sending)
+        task = asyncio.ensure_future(self._send_first(entry))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _send_first(self, entry: _Entry) -> None:
+        try:
+            await self._link.send(entry.job, first=True)
+        except EardrumError as error:
+            entry.fail(error)
 
 
 def _too_late(entry: _Entry) -> EardrumError:

@@ -107,7 +107,7 @@ class Api:
         try:
             await self._door.wait_empty(timeout_s)
         except TimeoutError:
-            self._pending.fail_all(Draining("The server ended before the answer was complete."))
+            self._pending.close(Draining("The server ended before the answer was complete."))
             with suppress(TimeoutError):
                 await self._door.wait_empty(FAREWELL_S)
 

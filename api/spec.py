@@ -80,14 +80,17 @@ class AudioSpec(ls.OpenAISpec):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
-        async def end(drain: bool) -> None:
-            if not drain:
-                self.pending.fail_all(Unavailable("The server cannot go on. Try again when it has been started anew."))
+        async def drain() -> None:
             await self._api.drain(self._settings.drain_timeout)
             stop_uvicorn(signal.SIGTERM, None)
 
-        loop.add_signal_handler(DRAIN_SIGNAL, lambda: self._run(end(drain=True)))
-        loop.add_signal_handler(END_SIGNAL, lambda: self._run(end(drain=False)))
+        async def end() -> None:
+            self.pending.close(Unavailable("The server cannot go on. Try again when it has been started anew."))
+            await self._api.drain(0)
+            stop_uvicorn(signal.SIGTERM, None)
+
+        loop.add_signal_handler(DRAIN_SIGNAL, lambda: self._run(drain()))
+        loop.add_signal_handler(END_SIGNAL, lambda: self._run(end()))
         self._run(self.pending.check_forever())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -104,7 +107,10 @@ class AudioSpec(ls.OpenAISpec):
 
     async def send(self, job: Job, first: bool = False) -> None:
         """Put a job into the queue. One thread of our own: LitServe waits for responses in the default ones."""
-        await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job, first)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job, first)
+        except (EOFError, OSError):
+            raise Unavailable("The server cannot go on. Try again when it has been started anew.") from None
         self._tell_workers(Wake())
 
     def withdraw(self, job_id: JobId) -> None:

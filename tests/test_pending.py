@@ -12,7 +12,16 @@ import pytest
 from api import pending
 from api.condemned import fingerprint
 from api.pending import Limits, PendingTable
-from errors import DeadlineExceeded, EardrumError, KillsWorkers, Overloaded, StreamNotRead, Unavailable, WorkerDied
+from errors import (
+    DeadlineExceeded,
+    Draining,
+    EardrumError,
+    KillsWorkers,
+    Overloaded,
+    StreamNotRead,
+    Unavailable,
+    WorkerDied,
+)
 from tests.support.waiting import until
 from wire import (
     AudioPart,
@@ -255,6 +264,42 @@ async def test_without_another_worker_in_time_a_lost_request_is_a_503() -> None:
     assert workers.queue == [], "nobody runs them any more"
     with pytest.raises(Unavailable):
         workers.table.check_room()
+
+
+async def test_a_queue_that_does_not_answer_takes_no_more_time_than_the_request() -> None:
+    """Nor does one that is gone keep a request that was to be run again."""
+    workers = Workers()
+    workers.start(1, 2)
+    (lost,) = await clients(workers, "lost")
+
+    async def hang(job: Job, first: bool = False) -> None:
+        await asyncio.Event().wait()
+
+    async def fail(job: Job, first: bool = False) -> None:
+        raise Unavailable("gone")
+
+    workers.send = hang
+    stuck = Client(workers, "stuck", deadline=time.monotonic() + 0.1)
+    await stuck.task
+    assert type(stuck.error) is DeadlineExceeded
+    workers.send = fail
+    workers.take(1)
+    await workers.die(1)
+    await lost.task
+    assert type(lost.error) is Unavailable
+
+
+async def test_a_closed_table_ends_all_and_takes_nothing() -> None:
+    """Queued, taken, or new."""
+    workers = Workers()
+    workers.start(1)
+    taken, queued = await clients(workers, "taken", "queued")
+    job = workers.take(1)
+    workers.table.close(Draining("The end."))
+    new = Client(workers, "new")
+    await asyncio.gather(*(client.task for client in (taken, queued, new)))
+    assert [type(client.error) for client in (taken, queued, new)] == [Draining] * 3
+    assert (workers.cancelled, workers.queue) == ([job.id], [])
 
 
 def test_a_request_is_known_by_what_is_asked(tmp_path: Path) -> None:

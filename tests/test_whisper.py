@@ -85,7 +85,7 @@ def test_batched_answers_are_those_of_generate_alone(tmp_path: Path, whisper: Wh
     waveforms = [waveform(name, tmp_path) for name in NAMES]
     alone = [generate(whisper, samples) for samples in waveforms]
     assert transcribe(whisper, waveforms, max_rows=16) == alone
-    assert transcribe(whisper, waveforms, max_rows=3) == alone
+    assert transcribe(whisper, waveforms[:6], max_rows=3) == alone[:6]
 
 
 def with_text_before(whisper: Whisper, prompt: Prompt, text: str) -> Prompt:

@@ -32,7 +32,7 @@ log = logging.getLogger("eardrum.worker")
 
 HEARTBEAT_S = 1.0
 POLL_S = 1.0  # a look into the queue, should a wake-up have been lost
-COURTESY_S = 0.05
+COURTESY_S, GLANCE_S = 0.01, 0.001
 STOP_SIGNAL = signal.SIGUSR1  # from the main process, when nobody is waiting for an answer any more
 ENGINE_FAILED = 70  # exit status: EX_SOFTWARE of sysexits.h
 
@@ -45,12 +45,11 @@ def bus_message(events: Sequence[Event]) -> object:
 class QueueSource:
     """Jobs from the job queue. Waits for a wake-up, and then asks: a wait *in* the queue would outlive its worker.
 
-    `courtesy_s`: how long a worker without a free row lets others go first.
+    A worker without a free row lets others go first for a moment.
     """
 
-    def __init__(self, job_queue: Any, courtesy_s: float) -> None:
+    def __init__(self, job_queue: Any) -> None:
         self._queue = job_queue
-        self._courtesy_s = courtesy_s
         self._wake = threading.Event()
 
     def wake(self) -> None:
@@ -59,8 +58,7 @@ class QueueSource:
     def get(self, ahead: Callable[[], bool]) -> Job | None:
         while True:
             self._wake.clear()
-            if ahead():
-                time.sleep(self._courtesy_s)
+            self._let_others_go_first(ahead)
             try:
                 job: Job | None = self._queue.take(os.getpid())
             except (EOFError, OSError):  # the manager is gone, and so is the server
@@ -68,6 +66,12 @@ class QueueSource:
             if job is not None:
                 return job
             self._wake.wait(POLL_S)
+
+    def _let_others_go_first(self, ahead: Callable[[], bool]) -> None:
+        """Until there is a free row here, and no longer than it takes another worker that has one."""
+        until = time.monotonic() + COURTESY_S
+        while ahead() and time.monotonic() < until:
+            time.sleep(GLANCE_S)
 
 
 class BusSender:
@@ -142,7 +146,7 @@ class EngineLoop(LitLoop):
 
     def _run(self, lit_api: AudioChatAPI, request_queue: Any, transport: MessageTransport) -> None:
         settings, pid = self._settings, os.getpid()
-        source = QueueSource(request_queue, COURTESY_S)
+        source = QueueSource(request_queue)
         sender = BusSender(transport, settings.api_servers, lambda: Heartbeat(pid, body.step_s))
         body = WorkerBody(lit_api, source, sender.put, settings.max_rows, settings.prepare_ahead)
         control = ControlSocket(lit_api.run_directory, source.wake, body.cancel)

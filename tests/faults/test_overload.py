@@ -9,7 +9,7 @@ from collections import Counter
 
 import httpx
 
-from tests.faults.counting import ask, tally
+from tests.faults.counting import ask, begun, tally
 from tests.faults.processes import run_counted
 from tests.support.inprocess import run_in_process
 from tests.support.speech import input_audio, user
@@ -78,3 +78,19 @@ async def test_a_client_that_does_not_read_loses_its_row() -> None:
             assert raw.recv(12) == b"HTTP/1.1 200"
             async with server.async_client() as client:
                 assert await tally([ask(client, "hello")]) == {"ok": 1}
+
+
+async def test_work_goes_to_the_worker_with_a_free_row() -> None:
+    """Not behind somebody else's long answer."""
+    with run_counted("--workers-per-device", "2", "--max-rows", "1") as (server, processes):
+        await processes.workers_ready(2)
+        async with server.async_client() as client:
+            long = ask(client, "#tokens=400 #delay=0.02", stream=True)
+            await begun([long])
+            overtook = 0
+            for i in range(20):
+                await ask(client, f"hello {i}").task
+                overtook += not long.task.done()
+            assert overtook >= 18
+            long.task.cancel()
+            await asyncio.gather(long.task, return_exceptions=True)
