@@ -94,6 +94,7 @@ class Settings(BaseSettings):
         300.0,
         description="seconds that a worker may be in one step of the model, or silent; then it is killed",
     )
+    receive_timeout: PositiveFloat = Field(15.0, description="seconds that a client may send nothing of its request")
     send_timeout: PositiveFloat = Field(60.0, description="seconds that a client may take nothing of its stream")
     heartbeat_max_age_s: PositiveFloat = Field(4.0, description="a worker silent for longer is not ready")
     max_restarts: int = Field(

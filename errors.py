@@ -13,7 +13,8 @@ processes of ours, since one that does not pickle would take its worker with it.
     ├── NotFound                    404
     │   └── ModelNotFound           404
     ├── MethodNotAllowed            405
-    ├── StreamNotRead               408  only ever an event in a stream
+    ├── RequestTimeout              408  the client stopped sending
+    ├── StreamNotRead               408  the client stopped reading: only ever an event in a stream
     ├── BodyTooLarge                413
     ├── UnsupportedMediaType        415
     ├── Overloaded                  429
@@ -97,6 +98,11 @@ class ModelNotFound(NotFound):
 
 class MethodNotAllowed(EardrumError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(EardrumError):
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+    fixed_headers: ClassVar = {"connection": "close"}
 
 
 class StreamNotRead(EardrumError):

@@ -34,6 +34,7 @@ from fastapi import FastAPI
 from litserve.transport.factory import create_transport_from_config
 from litserve.utils import WorkerSetupStatus
 
+from api.protocol import http_protocol
 from api.spec import DRAIN_SIGNAL, END_SIGNAL, AudioSpec
 from audio.spool import Spool
 from config import Settings
@@ -145,7 +146,7 @@ class EardrumServer(ls.LitServer):
                 num_api_servers=self._settings.api_servers,
                 log_level="warning",
                 generate_client_file=False,
-                http="h11",  # httptools bounds no headers
+                http=http_protocol(self._settings.receive_timeout),
                 access_log=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
@@ -335,7 +336,8 @@ class EardrumServer(ls.LitServer):
             )
         else:
             worker.restart_at = now + delay_s
-            log.error("%s %s; it is started anew in %.1f s", worker, ending, delay_s)
+            when = f"in {delay_s:g} s" if delay_s else "at once"
+            log.error("%s %s; it is started anew %s", worker, ending, when)
 
 
 MANAGER_DIED = "The process that carries the queues died."

@@ -17,7 +17,7 @@ from typing import TypeVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from errors import EardrumError, InternalError
+from errors import EardrumError, InternalError, RequestTimeout
 
 log = logging.getLogger("eardrum.access")
 
@@ -129,7 +129,8 @@ class _Answer:
     async def fail(self, error: EardrumError) -> None:
         if self.status:  # too late for an answer: break the connection, which no client takes for an end
             raise error
-        await self._body.drain()
+        if not isinstance(error, RequestTimeout):  # else nothing comes any more
+            await self._body.drain()
         body = json.dumps(error.body()).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -294,7 +294,7 @@ class PendingTable:
 
     def _bury(self, pid: int) -> None:
         lost = [entry for entry in self._entries.values() if entry.worker == pid and not entry.is_over]
-        log.error("worker %d died with %d requests", pid, len(lost))
+        log.error("worker %d died; requests that it had: %d", pid, len(lost))
         self._lose(lost)
 
     def _lose(self, lost: Sequence[_Entry]) -> None:

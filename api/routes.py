@@ -39,6 +39,7 @@ from errors import (
     Draining,
     EardrumError,
     ModelNotFound,
+    RequestTimeout,
     UnsupportedMediaType,
     for_status,
 )
@@ -195,7 +196,7 @@ class Api:
             raise UnsupportedMediaType("Send the request as JSON, with the header `Content-Type: application/json`.")
         limit, received, chunks = self._settings.max_body_bytes, 0, []
         try:
-            async for chunk in request.stream():
+            async for chunk in self._chunks(request):
                 received += len(chunk)
                 if received > limit:
                     raise BodyTooLarge(f"The request body is larger than the limit of {limit} bytes.")
@@ -204,6 +205,19 @@ class Api:
         except ClientDisconnect:
             raise ClientGone from None
         return b"".join(chunks)
+
+    async def _chunks(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Of the body. Raises `RequestTimeout` where the client stops sending."""
+        async with aclosing(request.stream()) as stream:
+            while True:
+                try:
+                    async with asyncio.timeout(self._settings.receive_timeout):
+                        chunk = await anext(stream, None)
+                except TimeoutError:
+                    raise RequestTimeout("The rest of the request did not arrive in time.") from None
+                if chunk is None:
+                    return
+                yield chunk
 
     async def _run(self, function: Callable[..., T], *args: object, in_thread: bool) -> T:
         """Call a function that computes: here when it is quick, else in a thread of our own."""

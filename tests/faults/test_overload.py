@@ -94,3 +94,31 @@ async def test_work_goes_to_the_worker_with_a_free_row() -> None:
             assert overtook >= 18
             long.task.cancel()
             await asyncio.gather(long.task, return_exceptions=True)
+
+
+HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+async def test_clients_that_stop_sending_are_let_go() -> None:
+    """Before the head of a request, in it, and in the body: a 408 in the envelope, and the connection is closed. Who
+    sends slowly, but sends, is answered."""
+    with run_counted("--receive-timeout", "1") as (server, _):
+        starts = [b"", b"POST ", HEAD.encode(), f"{HEAD}Content-Length: 100\r\n\r\n{{".encode()]
+        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in starts]
+        for (_, writer), start in zip(connections, starts, strict=True):
+            writer.write(start)
+        for reader, writer in connections:
+            async with asyncio.timeout(10):
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 ")
+            assert json.loads(body)["error"]["code"] == "request_timeout"
+            writer.close()
+
+        body = json.dumps({"model": "fake", "messages": user("hello")}).encode()
+        request = f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for i in range(0, len(request), 40):
+            writer.write(request[i : i + 40])
+            await asyncio.sleep(0.1)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
