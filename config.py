@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     max_audio_seconds: PositiveFloat = Field(3600.0, description="one audio, decoded")
     max_decoded_bytes: PositiveInt = Field(256 * MIB, description="one audio, decoded to float32 at the model's rate")
     max_request_audio_seconds: PositiveFloat = Field(7200.0, description="all audio of one request")
+    uuid_cache_mb: int = Field(64, ge=0, description="MB of encoded audio kept that clients gave a uuid; 0: none")
     decode_processes: PositiveInt = Field(2, description="processes that decode audio, for each worker")
     decode_base_s: PositiveFloat = Field(5.0, description="CPU seconds that decoding may take")
     decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
@@ -31,14 +31,25 @@ class KeyCheck:
     def _may_pass(self, scope: Scope) -> bool:
         if not self._digests or scope["method"] == "OPTIONS" or scope["path"] in PROBES:
             return True
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self._is_known(key.strip().encode("latin-1"))  # the bytes as they came
+        key = _key(scope)
+        return key is not None and self._is_known(key)
 
     def _is_known(self, key: bytes) -> bool:
         """Compare with every key, in a time that tells nothing of them."""
         digest = _digest(key)
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return any(matches)
+
+
+def owner_of(scope: Scope, keys: Collection[SecretStr]) -> str:
+    """Whose request it is that passed: a name for its key, the same for all where there are no keys."""
+    return _digest(_key(scope) or b"").hex() if keys else ""
+
+
+def _key(scope: Scope) -> bytes | None:
+    """The bearer key of a request, as the bytes that came."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,21 +1,27 @@
 """OpenAI's words to ours: a `ChatRequest` to a `Job`. Pure. The way back is `answers.py`.
 
-Audio leaves the messages here: `build_job` hands encoded bytes to `store` (the spool) and keeps the path.
+Audio leaves the messages here: `build_job` hands encoded bytes to the intake (the spool) and keeps the path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from api.intake import Intake, Source
 from api.sampling import build_sampling, check_sampling
-from api.schema import AudioUrlBlock, Block, ChatMessage, ChatRequest, InputAudioBlock, RefusalBlock, TextBlock
+from api.schema import (
+    AudioUrl,
+    AudioUrlBlock,
+    Block,
+    ChatMessage,
+    ChatRequest,
+    InputAudioBlock,
+    RefusalBlock,
+    TextBlock,
+)
 from api.structure import build_structure, check_structure
-from audio.datauri import decode_base64, decode_data_uri, is_data_uri
+from audio.datauri import decode_base64, is_data_uri
 from config import Settings
 from errors import BadRequest, located
 from wire import AudioPart, Job, JobId, Message, Role, TextPart
-
-Store = Callable[[bytes], str]
 
 
 def check_limits(chat: ChatRequest, settings: Settings) -> None:
@@ -29,23 +35,16 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
         raise BadRequest("`modalities`: this server answers with text only.", "modalities")
 
 
-def build_job(chat: ChatRequest, job_id: JobId, store: Store, max_audio_bytes: int) -> Job:
-    """The job of a request. Decodes base64 and calls `store`, so not for an event loop. Raises `BadRequest`."""
-    size = 0
-
-    def counted_store(data: bytes) -> str:
-        nonlocal size
-        size += len(data)
-        return store(data)
-
+def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
+    """The job of a request. Decodes base64 and writes files, so not for an event loop. Raises `BadRequest`."""
     messages = tuple(
-        _message(message, f"messages[{i}]", counted_store, max_audio_bytes) for i, message in enumerate(chat.messages)
+        _message(message, f"messages[{i}]", intake, max_audio_bytes) for i, message in enumerate(chat.messages)
     )
     return Job(
         job_id,
         messages,
         build_sampling(chat),
-        spool_bytes=size,
+        spool_bytes=intake.num_bytes,
         structure=build_structure(chat),
         priority=chat.priority or 0,
         long_audio=chat.long_audio,
@@ -82,41 +81,53 @@ def _block_chars(block: Block) -> int:
         case RefusalBlock():
             return len(block.refusal)
         case AudioUrlBlock():
-            url = _url(block)
-            return 0 if is_data_uri(url) else len(url)
+            url, _ = _audio_text(block)
+            return 0 if url is None or is_data_uri(url) else len(url)
         case InputAudioBlock():
             return 0
 
 
-def _url(block: AudioUrlBlock) -> str:
-    return block.audio_url if isinstance(block.audio_url, str) else block.audio_url.url
-
-
-def _message(message: ChatMessage, place: str, store: Store, max_bytes: int) -> Message:
+def _message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
     if isinstance(message.content, str):
         return Message(role, (TextPart(message.content),))
-    parts = [_part(block, f"{place}.content[{i}]", store, max_bytes) for i, block in enumerate(_blocks(message))]
+    parts = [_part(block, f"{place}.content[{i}]", intake, max_bytes) for i, block in enumerate(_blocks(message))]
     return Message(role, tuple(parts))
 
 
-def _part(block: Block, place: str, store: Store, max_bytes: int) -> TextPart | AudioPart:
+def _part(block: Block, place: str, intake: Intake, max_bytes: int) -> TextPart | AudioPart:
     match block:
         case TextBlock():
             return TextPart(block.text)
         case RefusalBlock():
             return TextPart(block.refusal)
-        case InputAudioBlock():
-            place = f"{place}.input_audio.data"
-            with located(place):
-                return AudioPart(place, path=store(decode_base64(block.input_audio.data, max_bytes)))
-        case AudioUrlBlock():
-            place = f"{place}.audio_url" if isinstance(block.audio_url, str) else f"{place}.audio_url.url"
-            return _url_part(_url(block), place, store, max_bytes)
+        case AudioUrlBlock() | InputAudioBlock():
+            return _audio_part(block, place, intake, max_bytes)
 
 
-def _url_part(url: str, place: str, store: Store, max_bytes: int) -> AudioPart:
-    if not is_data_uri(url):
-        return AudioPart(place, url=url)
-    with located(place):
-        return AudioPart(place, path=store(decode_data_uri(url, max_bytes)))
+def _audio_part(block: AudioUrlBlock | InputAudioBlock, place: str, intake: Intake, max_bytes: int) -> AudioPart:
+    """New audio, kept under its uuid if it has one; or what is kept under a uuid that comes alone."""
+    text, inner = _audio_text(block)
+    if text is None:
+        place = f"{place}.uuid"
+        with located(place):
+            source = intake.again(block.uuid or "")
+        return AudioPart(place, source.path, source.url)
+    place = f"{place}.{inner}"
+    if isinstance(block, AudioUrlBlock) and not is_data_uri(text):
+        source = Source(url=text)
+    else:
+        with located(place):
+            source = Source(intake.store(decode_base64(text, max_bytes)))
+    if block.uuid:
+        intake.keep(block.uuid, source)
+    return AudioPart(place, source.path, source.url)
+
+
+def _audio_text(block: AudioUrlBlock | InputAudioBlock) -> tuple[str | None, str]:
+    """The address, data URI or base64 of a block, if it has one, and where in the block it stands."""
+    if isinstance(block, InputAudioBlock):
+        return block.input_audio.data if block.input_audio else None, "input_audio.data"
+    if isinstance(block.audio_url, AudioUrl):
+        return block.audio_url.url, "audio_url.url"
+    return block.audio_url, "audio_url"

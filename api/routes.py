@@ -23,15 +23,16 @@ from starlette.responses import Response
 
 from api import sse
 from api.answers import Chunks, Completion, Json, Reply
-from api.auth import KeyCheck
+from api.auth import KeyCheck, owner_of
 from api.boundary import ClientGone, RequestBoundary, while_connected
 from api.chat import build_job, check_limits
 from api.door import Door
+from api.intake import KeptAudio, RequestIntake
 from api.pending import PendingTable
 from api.room import Reservation, Room
 from api.schema import parse
 from audio.spool import Spool
-from config import Settings
+from config import MB, Settings
 from errors import (
     BadRequest,
     BodyTooLarge,
@@ -88,6 +89,7 @@ class Api:
         self._spool = spool
         self._room = Room(settings.queue_bytes // settings.api_servers, lambda: pending.retry_after_s)
         self._door = Door()
+        self._kept = KeptAudio(spool, settings.uuid_cache_mb * MB // settings.api_servers)
         self._started = int(time.time())
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
 
@@ -184,7 +186,8 @@ class Api:
         self._check_model(chat.model)
         check_limits(chat, self._settings)
         job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
-        job = await self._run(build_job, chat, job_id, files.write, max_bytes, in_thread=large)
+        intake = RequestIntake(files, self._kept, owner_of(request.scope, self._settings.api_keys))
+        job = await self._run(build_job, chat, job_id, intake, max_bytes, in_thread=large)
         reservation.hold(job.spool_bytes)
         include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         return job, Form(bool(chat.stream), include_usage, logprobs=bool(chat.logprobs))

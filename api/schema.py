@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
@@ -52,14 +53,28 @@ class AudioUrl(_Model):
     url: str
 
 
-class AudioUrlBlock(_Model):
+def _given_or_kept(value: Any, info: ValidationInfo) -> Any:
+    """The audio, or nothing where a `uuid` names what is kept of an earlier request."""
+    if value is None and info.data.get("uuid") is None:
+        raise PydanticCustomError("missing", "Field required, unless a `uuid` names audio that was sent before")
+    return value
+
+
+class _AudioBlock(_Model):
+    uuid: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+
+class AudioUrlBlock(_AudioBlock):
     """vLLM's block: an http(s) address or a `data:` URI, in an object or plain."""
 
     type: Literal["audio_url"]
     audio_url: Annotated[
-        Annotated[AudioUrl, Tag("<object>")] | Annotated[str, Tag("<string>")],
-        Discriminator(lambda value: "<string>" if isinstance(value, str) else "<object>"),
-    ]
+        Annotated[
+            Annotated[AudioUrl, Tag("<object>")] | Annotated[str, Tag("<string>")] | Annotated[None, Tag("<none>")],
+            Discriminator(lambda value: {str: "<string>", type(None): "<none>"}.get(type(value), "<object>")),
+        ],
+        AfterValidator(_given_or_kept),
+    ] = Field(None, validate_default=True)
 
 
 class InputAudio(_Model):
@@ -69,11 +84,11 @@ class InputAudio(_Model):
     format: str | None = None
 
 
-class InputAudioBlock(_Model):
+class InputAudioBlock(_AudioBlock):
     """OpenAI's block."""
 
     type: Literal["input_audio"]
-    input_audio: InputAudio
+    input_audio: Annotated[InputAudio | None, AfterValidator(_given_or_kept)] = Field(None, validate_default=True)
 
 
 _BLOCKS = {"text": TextBlock, "refusal": RefusalBlock, "audio_url": AudioUrlBlock, "input_audio": InputAudioBlock}

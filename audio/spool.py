@@ -36,7 +36,7 @@ class Spool:
 
     def write(self, data: bytes) -> str:
         """Put `data` into a new file and return its path. Raises `Overloaded` where it does not fit."""
-        path = self.directory / f"{os.getpid()}-{secrets.token_hex(12)}.audio"
+        path = self._new_path()
         try:
             with room_for_audio():
                 path.write_bytes(data)
@@ -44,6 +44,15 @@ class Spool:
             self.remove(str(path))
             raise
         return str(path)
+
+    def link(self, path: str) -> str:
+        """Another name for a file, which lives until both are removed."""
+        other = self._new_path()
+        os.link(path, other)
+        return str(other)
+
+    def _new_path(self) -> Path:
+        return self.directory / f"{os.getpid()}-{secrets.token_hex(12)}.audio"
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is gone already is no error."""
@@ -70,13 +79,18 @@ class SpoolFiles:
         self._closed = False
 
     def write(self, data: bytes) -> str:
+        """Put `data` into a new file and return its path."""
         path = self._spool.write(data)
+        self.add(path)
+        return path
+
+    def add(self, path: str) -> None:
+        """Let a file of the spool go with these."""
         with self._lock:
             self._paths.append(path)
             closed = self._closed
         if closed:
             self._spool.remove(path)
-        return path
 
     def close(self) -> None:
         with self._lock:

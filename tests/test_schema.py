@@ -7,6 +7,7 @@ import json
 import pytest
 
 from api.chat import build_job, check_limits
+from api.intake import Source
 from api.schema import ChatRequest, parse
 from config import Settings
 from errors import BadRequest, EardrumError
@@ -17,6 +18,30 @@ SETTINGS = Settings(_env_file=None)
 JOB_ID = JobId(0, "x")
 
 
+class FakeIntake:
+    """Files that are only names."""
+
+    def __init__(self, **kept: Source) -> None:
+        self.stored: list[bytes] = []
+        self.kept = kept
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.stored))
+
+    def store(self, data: bytes) -> str:
+        self.stored.append(data)
+        return f"path{len(self.stored)}"
+
+    def keep(self, uuid: str, source: Source) -> None:
+        self.kept[uuid] = source
+
+    def again(self, uuid: str) -> Source:
+        if uuid not in self.kept:
+            raise BadRequest("not kept.")
+        return self.kept[uuid]
+
+
 def body(**fields: object) -> bytes:
     return json.dumps({"model": "m", "messages": HELLO, **fields}).encode()
 
@@ -25,7 +50,7 @@ def job_of(**fields: object) -> Job:
     """What a request becomes, past all checks."""
     chat = parse(body(**fields))
     check_limits(chat, SETTINGS)
-    return build_job(chat, JOB_ID, lambda data: "", 100)
+    return build_job(chat, JOB_ID, FakeIntake(), 100)
 
 
 def content(*blocks: object) -> bytes:
@@ -212,12 +237,7 @@ def test_unknown_fields_and_explicit_nulls_are_accepted() -> None:
 
 def test_a_job_holds_paths_instead_of_audio() -> None:
     """Order is kept, across blocks and turns; `developer` is `system`; text stays text."""
-    stored: list[bytes] = []
-
-    def store(data: bytes) -> str:
-        stored.append(data)
-        return f"path{len(stored)}"
-
+    intake = FakeIntake()
     messages = [
         {"role": "developer", "content": "be brief"},
         {
@@ -232,8 +252,8 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant", "content": None},
     ]
-    job = build_job(parse(body(messages=messages, stop="x", max_tokens=5, n=2)), JOB_ID, store, 100)
-    assert stored == [b"abc", b"def"]
+    job = build_job(parse(body(messages=messages, stop="x", max_tokens=5, n=2)), JOB_ID, intake, 100)
+    assert intake.stored == [b"abc", b"def"]
     assert job.spool_bytes == 6
     assert [message.role for message in job.messages] == ["system", "user", "assistant", "assistant"]
     assert job.messages[2].parts == (TextPart("no"),)
@@ -258,7 +278,7 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
 def test_bad_base64_names_its_part(block: dict, place: str) -> None:
     """Wherever it stands, and whatever is wrong with it."""
     with pytest.raises(EardrumError) as caught:
-        build_job(parse(content(block)), JOB_ID, lambda data: "", 100)
+        build_job(parse(content(block)), JOB_ID, FakeIntake(), 100)
     assert (caught.value.status, caught.value.param) == (400, place)
 
 
@@ -380,3 +400,42 @@ SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
 def test_a_structure_reaches_the_job(fields: dict, structure: Structure | None) -> None:
     """However it was asked for; a schema as JSON text, its properties in the client's order."""
     assert job_of(**fields).structure == structure
+
+
+def test_a_uuid_names_audio_that_was_sent_before() -> None:
+    """In a block of either kind, beside the audio to keep it, and alone to hear it again."""
+    intake = FakeIntake(old=Source("old-path"), far=Source(url="http://example.com/far.ogg"))
+    blocks = [
+        {"type": "input_audio", "input_audio": {"data": "YWJj"}, "uuid": "new"},
+        {"type": "audio_url", "audio_url": "http://example.com/a.ogg", "uuid": "address"},
+        {"type": "input_audio", "uuid": "old"},
+        {"type": "audio_url", "audio_url": None, "uuid": "far"},
+    ]
+    job = build_job(parse(content(*blocks)), JOB_ID, intake, 100)
+    assert job.audio_parts == [
+        AudioPart("messages[1].content[0].input_audio.data", path="path1"),
+        AudioPart("messages[1].content[1].audio_url", url="http://example.com/a.ogg"),
+        AudioPart("messages[1].content[2].uuid", path="old-path"),
+        AudioPart("messages[1].content[3].uuid", url="http://example.com/far.ogg"),
+    ]
+    assert (intake.kept["new"], intake.kept["address"]) == (Source("path1"), Source(url="http://example.com/a.ogg"))
+    with pytest.raises(BadRequest) as unknown:
+        build_job(parse(content({"type": "input_audio", "uuid": "nobody's"})), JOB_ID, intake, 100)
+    assert unknown.value.param == "messages[1].content[0].uuid"
+
+
+@pytest.mark.parametrize(
+    ("block", "place"),
+    [
+        ({"type": "input_audio"}, "input_audio"),
+        ({"type": "audio_url", "audio_url": None}, "audio_url"),
+        ({"type": "input_audio", "input_audio": {"data": "YWJj"}, "uuid": ""}, "uuid"),
+        ({"type": "input_audio", "input_audio": {"data": "YWJj"}, "uuid": 7}, "uuid"),
+        ({"type": "audio_url", "audio_url": "http://example.com", "uuid": "x" * 257}, "uuid"),
+    ],
+)
+def test_an_audio_block_has_audio_or_a_uuid(block: dict, place: str) -> None:
+    """Or it is a 400 at its place."""
+    with pytest.raises(BadRequest) as caught:
+        parse(content(block))
+    assert caught.value.param == f"messages[1].content[0].{place}"
