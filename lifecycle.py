@@ -53,6 +53,7 @@ MAX_SPOOL_PATH_BYTES = 107 - len("/4194304-control.sock")  # unix(7) holds a soc
 # Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
 # connection that both ends let go of at the same moment fails the request that the client was about to send.
 KEEP_ALIVE_S = 65
+BACKLOG = 2048  # connections that wait to be accepted; uvicorn's default
 CONNECTIONS_STOP_S = 1  # for uvicorn to close what is still open after the time to drain
 API_STOP_S = 3.0  # for all that an API process does after it
 WORKER_STOP_S = 1.0  # for the step that is running; nobody waits for its outcome
@@ -177,13 +178,15 @@ class EardrumServer(ls.LitServer):
 
     def _handle_signals(self) -> None:
         main = os.getpid()
+        told = threading.Event()
 
         def handle(number: int, _: FrameType | None) -> None:
             if os.getpid() != main:  # a forked process that inherited the handler follows the main one
                 return
-            if self._stopping.is_set():
+            if told.is_set():
                 log.warning("second signal: ending at once")
                 os._exit(128 + number)
+            told.set()
             # Not here: the handler may have interrupted the very lock that it would wait for.
             threading.Thread(target=self.stop, name="stop", daemon=True).start()
 
@@ -240,11 +243,20 @@ class EardrumServer(ls.LitServer):
     def _start_server(
         self, port: int, servers: int, log_level: str, sockets: list[socket.socket], *more: Any, **options: Any
     ) -> Any:
+        self._listen(sockets)
         api_servers = super()._start_server(port, servers, log_level, sockets, *more, **options)
         for each in sockets:  # theirs alone from now on: the port is closed as soon as they are gone
             each.close()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
         return api_servers
+
+    def _listen(self, sockets: list[socket.socket]) -> None:
+        """Now, as another server may have been started on the port while the model was loaded."""
+        try:
+            for each in sockets:
+                each.listen(BACKLOG)
+        except OSError:
+            raise ServerFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
 
     def _announce(self) -> None:
         """Say what is served, and where, as soon as it answers."""
@@ -260,7 +272,7 @@ class EardrumServer(ls.LitServer):
     ) -> None:
         """API processes first, each of which finishes its answers, if there is anybody to write them; then the workers,
         which have nothing left to do."""
-        can_answer = manager_lives(manager) and any(worker.process.is_alive() for worker in self._workers)
+        can_answer = manager_lives(manager) and any(worker.restart_at != NEVER for worker in self._workers)
         until = time.monotonic() + self._settings.drain_timeout + API_STOP_S
         for server in uvicorn_workers.values():
             if server.is_alive():
@@ -275,7 +287,7 @@ class EardrumServer(ls.LitServer):
         for worker in self._workers:
             worker.process.join(WORKER_STOP_S)
             worker.process.kill()
-        manager.shutdown()
+        manager_of(manager).kill()  # asking it to end would wait for one that is frozen
 
     # ------------------------------------------------------------------------------------------------- the watch
 
@@ -329,7 +341,7 @@ class EardrumServer(ls.LitServer):
         ending = how_it_ended(worker.process)
         delay_s = worker.lives.die(now)
         if delay_s is None:
-            worker.restart_at = float("inf")
+            worker.restart_at = NEVER
             times = "once" if worker.lives.short == 1 else f"{worker.lives.short} times in a row"
             self.stop(
                 f"{worker} died {times} without having lasted. The last time it {ending}; what it said stands above."
@@ -340,6 +352,7 @@ class EardrumServer(ls.LitServer):
             log.error("%s %s; it is started anew %s", worker, ending, when)
 
 
+NEVER = float("inf")
 MANAGER_DIED = "The process that carries the queues died."
 
 

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
@@ -85,7 +86,7 @@ class _Worker:
 
     def stuck_s(self, now: float) -> float:
         """How long nothing can have moved in it."""
-        return self.step_s + now - self.heard_at
+        return max(self.step_s, now - self.heard_at)
 
 
 @dataclass(eq=False)
@@ -259,8 +260,9 @@ class PendingTable:
             self._link.cancel(event.job_id)
         elif event.pid in self._workers:
             entry.worker = event.pid
-        else:  # the last thing that it did
-            self._lose([entry])
+        else:  # the last thing that it did: sorted out with whatever else it took
+            entry.worker = event.pid
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, event.pid)
 
     def _put(self, entry: _Entry, event: Delta | Finished | Failed) -> None:
         entry.put(event)
@@ -305,8 +307,9 @@ class PendingTable:
             entry.worker = None
             entry.deaths += 1
             if entry.alone or suspects == [entry]:
-                self._condemned.add(entry.job)
                 entry.fail(KillsWorkers(KILLER))
+                with suppress(OSError):  # its audio cannot be read now: it may come again
+                    self._condemned.add(entry.job)
             elif entry.handed_out:
                 entry.fail(WorkerDied("The worker died while it was processing the request."))
             elif entry in suspects:

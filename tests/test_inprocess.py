@@ -195,3 +195,14 @@ async def test_a_worker_ends_overdue_jobs_by_itself_and_does_not_take_them_for_a
         await settled(server)
         assert server.failure is None
         assert (await http.post(CHAT, json=request("hello"))).status_code == 200
+
+
+async def test_a_cancellation_that_comes_before_its_job_is_not_lost() -> None:
+    """The client is told that its job was taken before the worker has it in hand."""
+    async with run_in_process(running=False) as server:
+        early = job(server, "#tokens=100000 #delay=0.001")
+        server.body._early[early.id] = None
+        server.queue.put(early)
+        server.start()
+        await until(lambda: not server.queue._jobs)
+        await until(lambda: not server.body._live and server.api.engine.idle)

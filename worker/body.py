@@ -34,6 +34,7 @@ log = logging.getLogger("eardrum.worker")
 # step that fails counts for more than a prompt that does.
 MAX_FAILURES = 30
 MAX_FAILED_STEPS = 3
+MAX_EARLY = 4096  # cancellations to remember: every worker hears of every one
 
 
 class JobSource(Protocol):
@@ -66,6 +67,7 @@ class WorkerBody:
         self._rows = rows
         self._room = threading.BoundedSemaphore(rows + ahead)
         self._live: dict[JobId, _LiveJob] = {}
+        self._early: dict[JobId, None] = {}  # cancellations that came before their jobs, if those come here at all
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._failures = 0  # one after another
@@ -114,6 +116,8 @@ class WorkerBody:
             self._call(self._start, live)
 
     def _start(self, live: _LiveJob) -> None:
+        if live.job.id in self._early:
+            self._cancel(live.job.id)
         if not live.cancelled:
             live.preparing = self._loop.create_task(self._prepare(live))
 
@@ -135,6 +139,9 @@ class WorkerBody:
     def _cancel(self, job_id: JobId) -> None:
         live = self._live.get(job_id)
         if live is None:
+            self._early[job_id] = None
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
             return
         live.cancelled = True
         if live.preparing is not None:
