@@ -265,10 +265,11 @@ class PendingTable:
             asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, event.pid)
 
     def _put(self, entry: _Entry, event: Delta | Finished | Failed) -> None:
-        entry.put(event)
-        if not entry.whole and len(entry.events) > MAX_UNREAD:
+        if not entry.whole and len(entry.events) >= MAX_UNREAD:
             entry.events.clear()
             self._give_up(entry, StreamNotRead("The stream was not read, and more has gathered than is kept."))
+        else:
+            entry.put(event)
 
     async def check_forever(self) -> None:
         """Look after the workers."""

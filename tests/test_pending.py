@@ -373,3 +373,17 @@ async def test_a_stream_that_nobody_reads_is_bounded(monkeypatch: pytest.MonkeyP
     await asyncio.gather(streamed.task, collected.task)
     assert (streamed.text, type(streamed.error)) == ("", StreamNotRead)
     assert collected.text == "x" * 11 + "."
+
+
+async def test_an_unread_stream_that_has_just_ended_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is what is one too many: the client is told so, instead of a stream that stops without a word."""
+    monkeypatch.setattr(pending, "MAX_UNREAD", 10)
+    workers = Workers()
+    workers.start(1)
+    (client,) = await clients(workers, "streamed", whole=False)
+    job = workers.take(1)
+    for _ in range(10):
+        workers.say(job, "x")
+    workers.finish(job)
+    await client.task
+    assert type(client.error) is StreamNotRead
