@@ -19,8 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import wait
@@ -167,14 +167,19 @@ class EardrumServer(ls.LitServer):
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
-        with socket.socket(family) as probe:
+        with socket.socket(family) as probe, self._port_named():
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._settings.host, self._settings.port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise ServerFailed(f"{self._settings.host} cannot be listened on: {error.strerror}.") from None
-                raise ServerFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
+            probe.bind((self._settings.host, self._settings.port))
+
+    @contextmanager
+    def _port_named(self) -> Iterator[None]:
+        """Says of what the kernel refuses which address or port it is."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServerFailed(f"{self._settings.host} cannot be listened on: {error.strerror}.") from None
+            raise ServerFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
 
     def _handle_signals(self) -> None:
         main = os.getpid()
@@ -243,20 +248,14 @@ class EardrumServer(ls.LitServer):
     def _start_server(
         self, port: int, servers: int, log_level: str, sockets: list[socket.socket], *more: Any, **options: Any
     ) -> Any:
-        self._listen(sockets)
+        with self._port_named():  # now, as another server may have been started on it while the model was loaded
+            for each in sockets:
+                each.listen(BACKLOG)
         api_servers = super()._start_server(port, servers, log_level, sockets, *more, **options)
         for each in sockets:  # theirs alone from now on: the port is closed as soon as they are gone
             each.close()
         threading.Thread(target=self._announce, name="announce", daemon=True).start()
         return api_servers
-
-    def _listen(self, sockets: list[socket.socket]) -> None:
-        """Now, as another server may have been started on the port while the model was loaded."""
-        try:
-            for each in sockets:
-                each.listen(BACKLOG)
-        except OSError:
-            raise ServerFailed(f"Port {self._settings.port} is in use. Name another with --port.") from None
 
     def _announce(self) -> None:
         """Say what is served, and where, as soon as it answers."""

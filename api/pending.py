@@ -258,11 +258,10 @@ class PendingTable:
         entry = self._entries.get(event.job_id)
         if entry is None or entry.is_over:  # the client left while the job was queued
             self._link.cancel(event.job_id)
-        elif event.pid in self._workers:
+        else:
             entry.worker = event.pid
-        else:  # the last thing that it did: sorted out with whatever else it took
-            entry.worker = event.pid
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, event.pid)
+            if event.pid not in self._workers:  # the last thing that it did
+                self._bury_soon(event.pid)
 
     def _put(self, entry: _Entry, event: Delta | Finished | Failed) -> None:
         if not entry.whole and len(entry.events) >= MAX_UNREAD:
@@ -293,6 +292,9 @@ class PendingTable:
     def worker_died(self, pid: int) -> None:
         """It takes no more jobs; those that it had taken are sorted out once its last words have arrived."""
         self._workers.pop(pid, None)
+        self._bury_soon(pid)
+
+    def _bury_soon(self, pid: int) -> None:
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, pid)
 
     def _bury(self, pid: int) -> None:

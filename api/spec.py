@@ -39,6 +39,7 @@ log = logging.getLogger("eardrum.api")
 WATCH_AGAIN_S = 1.0
 DRAIN_SIGNAL = signal.SIGUSR1  # finish what was accepted, then end
 END_SIGNAL = signal.SIGUSR2  # no worker will answer: fail what was accepted, then end
+CANNOT_GO_ON = "The server cannot go on. Try again when it has been started anew."
 
 
 class AudioSpec(ls.OpenAISpec):
@@ -80,17 +81,16 @@ class AudioSpec(ls.OpenAISpec):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
-        async def drain() -> None:
-            await self._api.drain(self._settings.drain_timeout)
+        async def drain(timeout_s: float) -> None:
+            await self._api.drain(timeout_s)
             stop_uvicorn(signal.SIGTERM, None)
 
-        async def end() -> None:
-            self.pending.close(Unavailable("The server cannot go on. Try again when it has been started anew."))
-            await self._api.drain(0)
-            stop_uvicorn(signal.SIGTERM, None)
+        def end() -> None:
+            self.pending.close(Unavailable(CANNOT_GO_ON))
+            self._run(drain(0))
 
-        loop.add_signal_handler(DRAIN_SIGNAL, lambda: self._run(drain()))
-        loop.add_signal_handler(END_SIGNAL, lambda: self._run(end()))
+        loop.add_signal_handler(DRAIN_SIGNAL, lambda: self._run(drain(self._settings.drain_timeout)))
+        loop.add_signal_handler(END_SIGNAL, end)
         self._run(self.pending.check_forever())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -110,7 +110,7 @@ class AudioSpec(ls.OpenAISpec):
         try:
             await asyncio.get_running_loop().run_in_executor(self._sender, self.request_queue.put, job, first)
         except (EOFError, OSError):
-            raise Unavailable("The server cannot go on. Try again when it has been started anew.") from None
+            raise Unavailable(CANNOT_GO_ON) from None
         self._tell_workers(Wake())
 
     def withdraw(self, job_id: JobId) -> None:
