@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from errors import Overloaded
-from tests.support.inprocess import InProcess, run_in_process
+from tests.support.inprocess import InProcess, request, run_in_process
 from tests.support.speech import input_audio, user
 from tests.support.waiting import until
 from wire import Job, JobId, Message, Sampling, Started, TextPart
@@ -18,17 +18,8 @@ from wire import Job, JobId, Message, Sampling, Started, TextPart
 CHAT = "/v1/chat/completions"
 
 
-def request(text: str, **fields: object) -> dict:
-    return {"model": "fake", "messages": user(text), **fields}
-
-
 def job(server: InProcess, text: str, **sampling: object) -> Job:
     return Job(server.pending.new_job_id(), (Message("user", (TextPart(text),)),), Sampling(**sampling))
-
-
-async def settled(server: InProcess) -> None:
-    """Waits until the worker holds no job."""
-    await until(lambda: not server.body._live and not len(server.pending._entries))
 
 
 def spooled(server: InProcess) -> list[str]:
@@ -45,7 +36,7 @@ async def test_an_answer_comes_through_the_seam() -> None:
         assert answer["choices"][0]["message"]["content"] == "I heard 4.1 s. You said: and?"
         whole = {"seconds_received": 4.104, "seconds_used": 4.104, "seconds_dropped": 0.0, "parts": 1}
         assert answer["usage"]["audio"] == whole
-        await settled(server)
+        await server.settled()
         assert spooled(server) == []
 
 
@@ -56,7 +47,7 @@ async def test_closing_the_events_cancels_the_job() -> None:
         await anext(events)
         await events.aclose()
         assert len(server.cancelled) == 1
-        await settled(server)
+        await server.settled()
 
 
 async def test_a_finished_job_is_not_cancelled() -> None:
@@ -67,7 +58,7 @@ async def test_a_finished_job_is_not_cancelled() -> None:
         with pytest.raises(Exception, match="refuse"):
             await anext(server.pending.submit(job(server, "#bad")))
         assert server.cancelled == []
-        await settled(server)
+        await server.settled()
 
 
 async def test_a_client_that_left_while_its_job_was_queued() -> None:
@@ -113,7 +104,7 @@ async def test_a_request_past_its_time_ends() -> None:
         assert (answer.status_code, answer.headers["x-should-retry"]) == (504, "false")
         answer = await http.post(CHAT, json=request("#tokens=100000 #delay=0.01", stream=True))
         assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "deadline_exceeded"
-        await settled(server)
+        await server.settled()
 
 
 async def test_a_client_that_stops_reading_is_let_go() -> None:
@@ -132,7 +123,7 @@ async def test_a_client_that_stops_reading_is_let_go() -> None:
     async with run_in_process(send_timeout=0.1) as server, asyncio.timeout(10):
         await server.app(scope, receive, send)
         assert len(server.cancelled) == 1
-        await settled(server)
+        await server.settled()
 
 
 @pytest.mark.parametrize("fault", ["prepare", "prefill", "step"])
@@ -151,7 +142,7 @@ async def test_a_model_that_fails_answers_500_and_goes_on(fault: str) -> None:
             assert "[DONE]" not in answer.text
         answer = await http.post(CHAT, json=request("#say=still_here"))
         assert answer.json()["choices"][0]["message"]["content"] == "still here"
-        await settled(server)
+        await server.settled()
 
 
 async def test_a_failed_step_fails_everybody_in_it_and_nobody_else() -> None:
@@ -164,7 +155,7 @@ async def test_a_failed_step_fails_everybody_in_it_and_nobody_else() -> None:
         answers: list[httpx.Response] = await asyncio.gather(*running)
         assert {answer.status_code for answer in answers} <= {200, 500}
         assert (await http.post(CHAT, json=request("hello"))).status_code == 200
-        await settled(server)
+        await server.settled()
 
 
 def test_job_ids_survive_the_control_socket() -> None:
@@ -192,7 +183,7 @@ async def test_a_worker_ends_overdue_jobs_by_itself_and_does_not_take_them_for_a
         posts = [http.post(CHAT, json=request("#tokens=100000 #delay=0.001")) for _ in range(40)]
         answers = await asyncio.gather(*posts)
         assert {answer.status_code for answer in answers} == {504}
-        await settled(server)
+        await server.settled()
         assert server.failure is None
         assert (await http.post(CHAT, json=request("hello"))).status_code == 200
 
@@ -201,8 +192,9 @@ async def test_a_cancellation_that_comes_before_its_job_is_not_lost() -> None:
     """The client is told that its job was taken before the worker has it in hand."""
     async with run_in_process(running=False) as server:
         early = job(server, "#tokens=100000 #delay=0.001")
-        server.body._early[early.id] = None
-        server.queue.put(early)
         server.start()
+        server.body.cancel(early.id)
+        await until(lambda: early.id in server.body._early)
+        await server.send(early)
         await until(lambda: not server.queue._jobs)
-        await until(lambda: not server.body._live and server.api.engine.idle)
+        await server.settled()

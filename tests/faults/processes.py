@@ -19,19 +19,24 @@ class Processes:
     """Of one server."""
 
     def __init__(self, server: RunningServer, spool: Path) -> None:
-        self._main = psutil.Process(server.process.pid)
+        self.main = psutil.Process(server.process.pid)
         self._spool = spool
+
+    def spawned(self) -> list[psutil.Process]:
+        """The workers, also those that still load; the oldest first."""
+        return [child for child in self._children() if any("spawn_main" in part for part in _command(child))]
 
     def workers(self) -> list[psutil.Process]:
         """Those that have loaded their model: each has a control socket."""
         sockets = {int(path.name.partition("-")[0]) for path in self._spool.glob("*/*-control.sock")}
-        return [child for child in self._main.children() if child.pid in sockets]
+        return [worker for worker in self.spawned() if worker.pid in sockets]
 
     def forked(self) -> list[psutil.Process]:
         """The manager, then the API processes."""
-        command = self._main.cmdline()
-        children = [child for child in self._main.children() if child.cmdline() == command]
-        return sorted(children, key=psutil.Process.create_time)
+        return [child for child in self._children() if _command(child) == _command(self.main)]
+
+    def _children(self) -> list[psutil.Process]:
+        return sorted(self.main.children(), key=psutil.Process.create_time)
 
     @property
     def manager(self) -> psutil.Process:
@@ -54,9 +59,22 @@ class Processes:
     def spool_is_gone(self) -> bool:
         return not any(self._spool.iterdir())
 
+    def left_over(self) -> list[str]:
+        """The names of files that belong to no worker that lives."""
+        sockets = {f"{worker.pid}-control.sock" for worker in self.spawned()}
+        return sorted({path.name for path in self._spool.glob("*/*")} - {"lock"} - sockets)
+
     def spooled(self) -> list[str]:
         """The files of audio that are there now."""
         return [path.name for path in self._spool.glob("*/*.audio")]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Nothing where it is gone."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager

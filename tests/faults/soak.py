@@ -23,7 +23,6 @@ from pathlib import Path
 from random import Random
 from typing import get_args
 
-import psutil
 from openai import AsyncOpenAI
 from rich.console import Console
 from rich.markup import escape
@@ -31,8 +30,9 @@ from rich.table import Table
 
 import models  # noqa: F401 -- before tests.support imports transformers: it brings the guard for torchaudio
 from tests.faults.load import Account, Mix, Outcome, Record
+from tests.faults.processes import Processes, run_counted
 from tests.support.origin import Origin, run_origin
-from tests.support.servers import RunningServer, run_server, still_running
+from tests.support.servers import RunningServer, still_running
 
 WORKERS, DECODERS = 2, 4
 FLAGS = (
@@ -94,43 +94,17 @@ class Run:
 # ---------------------------------------------------------------------------------------------------------- processes
 
 
-def workers_of(server: RunningServer) -> list[psutil.Process]:
-    """The oldest first. The main process spawns them, and forks the others."""
-    return [child for child in _children(server) if any("spawn_main" in part for part in _command(child))]
-
-
-def roles_of(server: RunningServer) -> dict[str, list[psutil.Process]]:
-    main = psutil.Process(server.process.pid)
-    manager, *api = [child for child in _children(server) if _command(child) == _command(main)]  # forked in this order
-    workers = workers_of(server)
+def sizes_of(processes: Processes) -> Sizes:
+    """By what each process is; those of the same role together."""
+    manager, *api = processes.forked()
+    workers = processes.spawned()
     numbered = {f"worker {i}": [worker] for i, worker in enumerate(workers, 1)}
     decoders = [child for worker in workers for child in worker.children()]
-    return {"main": [main], "manager": [manager], "api": api, **numbered, "decoders": decoders}
-
-
-def sizes_of(server: RunningServer) -> Sizes:
+    roles = {"main": [processes.main], "manager": [manager], "api": api, **numbered, "decoders": decoders}
     return {
-        role: Size(sum(p.memory_info().rss for p in processes) / 1e6, sum(p.num_fds() for p in processes))
-        for role, processes in roles_of(server).items()
+        role: Size(sum(p.memory_info().rss for p in each) / 1e6, sum(p.num_fds() for p in each))
+        for role, each in roles.items()
     }
-
-
-def _children(server: RunningServer) -> list[psutil.Process]:
-    return sorted(psutil.Process(server.process.pid).children(), key=psutil.Process.create_time)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    """Nothing where it is gone."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def left_in(spool: Path, server: RunningServer) -> list[str]:
-    """The names of files that belong to no worker that lives."""
-    sockets = {f"{worker.pid}-control.sock" for worker in workers_of(server)}
-    return sorted({path.name for path in spool.glob("*/*")} - {"lock"} - sockets)
 
 
 # ---------------------------------------------------------------------------------------------------------------- load
@@ -139,8 +113,9 @@ def left_in(spool: Path, server: RunningServer) -> list[str]:
 class Soak:
     """The load and the faults of one run."""
 
-    def __init__(self, server: RunningServer, origin: Origin, run: Run, seed: int) -> None:
-        self._server, self._origin, self._run, self._seed = server, origin, run, seed
+    def __init__(self, server: RunningServer, processes: Processes, origin: Origin, run: Run, seed: int) -> None:
+        self._server, self._processes = server, processes
+        self._origin, self._run, self._seed = origin, run, seed
         self._rng = Random(f"{seed} faults")
         self._until = 0.0  # time.monotonic()
 
@@ -184,7 +159,7 @@ class Soak:
             await act()
 
     async def _kill(self) -> None:
-        if workers := workers_of(self._server):
+        if workers := self._processes.spawned():
             self._rng.choice(workers).kill()
             self._run.killed_at.append(time.monotonic())
 
@@ -196,28 +171,28 @@ class Soak:
         self._run.console.print(f"{time.monotonic() - self._run.started_at:.0f} s: {counts}")
 
 
-async def settle(server: RunningServer, spool: Path) -> None:
+async def settle(processes: Processes) -> None:
     """Returns once every process is there and nothing is in the spool, or after a while."""
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLE_LIMIT_S):
-            while not is_complete(server) or left_in(spool, server):  # noqa: ASYNC110 -- there is no event to wait for
+            while not is_complete(processes) or processes.left_over():  # noqa: ASYNC110 -- nobody tells
                 await asyncio.sleep(0.1)
 
 
-def is_complete(server: RunningServer) -> bool:
-    workers = workers_of(server)
+def is_complete(processes: Processes) -> bool:
+    workers = processes.spawned()
     return len(workers) == WORKERS and sum(len(worker.children()) for worker in workers) == DECODERS
 
 
 # -------------------------------------------------------------------------------------------------------------- verdict
 
 
-def check(run: Run, server: RunningServer, spool: Path) -> None:
+def check(run: Run, server: RunningServer, processes: Processes) -> None:
     """Whether what must hold does; the server is stopped then."""
     check_account(run)
     if (status := server.process.poll()) is None:
         check_growth(run)
-        check_end(run, server, spool)
+        check_end(run, server, processes)
     else:
         run.problems.append(f"the server ended with status {status} in the middle")
 
@@ -240,15 +215,15 @@ def check_growth(run: Run) -> None:
         run.check(after.resident_mb <= factor * before.resident_mb + more_mb, grown)
 
 
-def check_end(run: Run, server: RunningServer, spool: Path) -> None:
-    left = left_in(spool, server)
+def check_end(run: Run, server: RunningServer, processes: Processes) -> None:
+    left = processes.left_over()
     sorts = Counter(Path(name).suffix for name in left)
     run.check(not left, f"files of nobody are in the spool: {dict(sorts)}, such as {left[0] if left else None}")
-    processes = server.tree()
+    tree = server.tree()
     status = server.stop()
     run.check(status == 0, f"the server ended with status {status}")
-    run.check(not still_running(processes), "processes of the server run on after its end")
-    run.check(not list(spool.iterdir()), "the server has left its spool")
+    run.check(not still_running(tree), "processes of the server run on after its end")
+    run.check(processes.spool_is_gone, "the server has left its spool")
 
 
 # --------------------------------------------------------------------------------------------------------------- report
@@ -298,22 +273,23 @@ def _processes_table(run: Run) -> Table:
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-async def soak(server: RunningServer, origin: Origin, spool: Path, run: Run, options: argparse.Namespace) -> None:
+async def soak(
+    server: RunningServer, processes: Processes, faults: Soak, run: Run, options: argparse.Namespace
+) -> None:
     """Calm, load, calm; measured in the same state before and after."""
-    faults = Soak(server, origin, run, options.seed)
-    run.before = await _sizes_after_calm(faults, server)
+    run.before = await _sizes_after_calm(faults, server, processes)
     async with server.async_client(timeout=None) as sdk:
         await faults.load(sdk, options.seconds, options.kill_every_s)
     if server.process.poll() is None:
-        await settle(server, spool)
-        run.after = await _sizes_after_calm(faults, server)
+        await settle(processes)
+        run.after = await _sizes_after_calm(faults, server, processes)
 
 
-async def _sizes_after_calm(faults: Soak, server: RunningServer) -> Sizes:
+async def _sizes_after_calm(faults: Soak, server: RunningServer, processes: Processes) -> Sizes:
     async with server.async_client(timeout=None) as sdk:
         await faults.calm(sdk)
     await asyncio.sleep(QUIET_S)
-    return sizes_of(server)
+    return sizes_of(processes)
 
 
 def main() -> int:
@@ -321,14 +297,10 @@ def main() -> int:
     options = _options()
     run = Run(Console(width=None if sys.stdout.isatty() else WIDTH))
     run.console.print(f"{options.seconds:g} s, --seed {options.seed}; the server's log will be in {LOG}")
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        run_origin() as origin,
-        run_server(*FLAGS, "--spool-dir", directory) as server,
-    ):
-        spool = Path(directory)
-        asyncio.run(soak(server, origin, spool, run, options))
-        check(run, server, spool)
+    with run_origin() as origin, run_counted(*FLAGS) as (server, processes):
+        faults = Soak(server, processes, origin, run, options.seed)
+        asyncio.run(soak(server, processes, faults, run, options))
+        check(run, server, processes)
         shutil.copy(server.log, LOG)
     print_report(run)
     return 1 if run.problems else 0

@@ -9,21 +9,13 @@ import time
 import httpx
 import pytest
 
-from tests.support.inprocess import InProcess, run_in_process
+from tests.support.inprocess import request, run_in_process
 from tests.support.servers import RunningServer
 from tests.support.speech import user
 from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"
 LONG = "#tokens=100000 #delay=0.01"
-
-
-def request(text: str, **fields: object) -> dict:
-    return {"model": "fake", "messages": user(text), **fields}
-
-
-async def settled(server: InProcess) -> None:
-    await until(lambda: not server.body._live and not server.pending._entries and server.api.engine.idle)
 
 
 async def test_running_work_is_cancelled() -> None:
@@ -40,7 +32,7 @@ async def test_running_work_is_cancelled() -> None:
         *_, last, end = answers[1].text.split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
         assert end == ""
-        await settled(server)
+        await server.settled()
 
 
 async def test_queued_work_is_dropped_before_it_costs_anything() -> None:
@@ -55,7 +47,7 @@ async def test_queued_work_is_dropped_before_it_costs_anything() -> None:
         assert [answer.status_code for answer in queued] == [504] * 3
         assert not server.queue._jobs
         assert [(await answer).status_code for answer in running] == [200, 200]
-        await settled(server)
+        await server.settled()
 
 
 async def test_a_job_whose_time_is_over_is_not_handed_out() -> None:
@@ -82,7 +74,7 @@ async def test_a_client_cannot_ask_for_more_than_the_server_allows() -> None:
     async with run_in_process(request_timeout=0.2) as server, server.http() as http:
         answer = await http.post(CHAT, json=request(LONG), headers={"x-request-timeout": "100"})
         assert answer.status_code == 504
-        await settled(server)
+        await server.settled()
 
 
 async def test_an_upload_has_no_more_time_than_the_request(fake_server: RunningServer) -> None:

@@ -135,7 +135,7 @@ SETUPS = """
 import os, time
 from pathlib import Path
 
-class {name}:
+class Mine:
     sampling_rate = 16000
 
     def setup(self, device):
@@ -149,7 +149,7 @@ class {name}:
 def a_class(directory: Path, setup: str) -> str:
     """The `--model` of a class with this in its `setup`."""
     path = directory / "mine.py"
-    path.write_text(SETUPS.format(name="Mine", setup=setup))
+    path.write_text(SETUPS.format(setup=setup))
     return f"{path}:Mine"
 
 
@@ -179,7 +179,6 @@ async def test_a_successor_that_hangs_in_setup_is_killed(tmp_path: Path) -> None
     flags = ("--model", model, "--served-model-name", "fake", "--start-timeout", "12", "--max-restarts", "1")
     with run_counted(*flags) as (server, processes):
         (worker,) = processes.workers()
-        await asyncio.sleep(0)
         (tmp_path / "hang").touch()
         server_processes = server.tree()
         worker.kill()

@@ -16,6 +16,8 @@ from api.pending import Limits, PendingTable
 from audio.spool import Spool, open_spool
 from config import Settings
 from jobqueue import JobQueue
+from tests.support.speech import user
+from tests.support.waiting import until
 from wire import Event, Heartbeat, Job, JobId, Ready
 from worker.body import WorkerBody
 from worker.lit_api import AudioChatAPI
@@ -70,6 +72,10 @@ class InProcess:
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=30)
 
+    async def settled(self) -> None:
+        """Waits until the table, the worker and its engine hold no job."""
+        await until(lambda: not self.pending._entries and not self.body._live and self.api.engine.idle)
+
     # the link
     async def send(self, job: Job, first: bool = False) -> None:
         self.queue.put(job, first)
@@ -104,6 +110,11 @@ class InProcess:
 
     def deliver_soon(self, api_server: int, events: Iterable[Event]) -> None:
         self.loop.call_soon_threadsafe(self.deliver, list(events))
+
+
+def request(text: str, **fields: object) -> dict:
+    """The body of a question to the fake model."""
+    return {"model": "fake", "messages": user(text), **fields}
 
 
 @asynccontextmanager
