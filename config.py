@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MB = 1_000_000
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         description="seconds that a worker may be in one step of the model, or silent; then it is killed",
     )
     receive_timeout: PositiveFloat = Field(15.0, description="seconds that a client may send nothing of its request")
-    send_timeout: PositiveFloat = Field(60.0, description="seconds that a client may take nothing of its stream")
+    send_timeout: PositiveFloat = Field(60.0, description="seconds that a client may take nothing of its answer")
     heartbeat_max_age_s: PositiveFloat = Field(4.0, description="a worker silent for longer is not ready")
     max_restarts: int = Field(
         5, ge=0, description="times in a row that a worker is started anew without having lasted; then the server ends"
@@ -135,6 +135,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
+
+    @model_validator(mode="after")
+    def _check_room(self) -> Settings:
+        needed = self.api_servers * self.max_body_bytes
+        if self.queue_bytes < needed:
+            raise ValueError(
+                "The HTTP processes share --queue-bytes, and the share of each must hold a body of --max-body-bytes: "
+                f"set it to {needed} or more, or that to less."
+            )
+        return self
 
     @property
     def cards_path(self) -> Path:

@@ -6,6 +6,7 @@ the queue, or is known to have taken it; nothing is lost between the two.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from bisect import insort
@@ -34,6 +35,7 @@ class JobQueue:
         self._envelope = envelope
         self._jobs: list[tuple[int, int, Job]] = []  # priority, turn
         self._turns = count(1)
+        self._emptying: int | None = None  # pid of the worker that takes nothing more until it can take one alone
         self._lock = threading.Lock()
 
     def put(self, job: Job, first: bool = False) -> None:
@@ -42,10 +44,14 @@ class JobQueue:
             turn = next(self._turns)
             insort(self._jobs, (job.priority, -turn if first else turn, job), key=lambda each: each[:2])
 
-    def take(self, pid: int) -> Job | None:
+    def take(self, pid: int, empty: bool) -> Job | None:
         """The next job for the worker `pid`, once its API process has been told; `None` where there is none. Drops jobs
-        whose time is over: nobody waits for them."""
-        job = self._next()
+        whose time is over: nobody waits for them.
+
+        `empty`: it holds no job. Only such a worker gets one that is to be alone; where all are busy, one of them gets
+        nothing until it is empty, and the others go on.
+        """
+        job = self._next(pid, empty)
         if job is not None:
             self._outboxes[job.id.api_server].put(self._envelope([Started(job.id, pid)]))
         return job
@@ -55,10 +61,27 @@ class JobQueue:
         with self._lock:
             self._jobs = [each for each in self._jobs if each[2].id != job_id]
 
-    def _next(self) -> Job | None:
+    def _next(self, pid: int, empty: bool) -> Job | None:
         with self._lock:
-            while self._jobs:
-                *_, job = self._jobs.pop(0)
-                if job.deadline is None or job.deadline > time.monotonic():
+            now = time.monotonic()
+            self._jobs = [each for each in self._jobs if each[2].deadline is None or each[2].deadline > now]
+            lone = any(job.alone for *_, job in self._jobs)
+            if not lone or (self._emptying is not None and not _lives(self._emptying)):
+                self._emptying = None
+            for index, (*_, job) in enumerate(self._jobs):
+                if not job.alone or empty:
+                    del self._jobs[index]
                     return job
+                self._emptying = self._emptying or pid
+                if self._emptying == pid:
+                    return None
         return None
+
+
+def _lives(pid: int) -> bool:
+    """Whether a worker does; its main process sees to it at once that a dead one's pid is gone."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

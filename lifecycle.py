@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import wait
@@ -49,6 +49,7 @@ log = logging.getLogger("eardrum.lifecycle")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCH_S = 0.25
 POLL_S = 0.05
+AGAIN_S = 2.0
 MAX_SPOOL_PATH_BYTES = 107 - len("/4194304-control.sock")  # unix(7) holds a socket's path to 107 bytes
 # Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
 # connection that both ends let go of at the same moment fails the request that the client was about to send.
@@ -147,7 +148,7 @@ class EardrumServer(ls.LitServer):
                 num_api_servers=self._settings.api_servers,
                 log_level="warning",
                 generate_client_file=False,
-                http=http_protocol(self._settings.receive_timeout),
+                http=http_protocol(self._settings.receive_timeout, self._settings.send_timeout),
                 access_log=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
@@ -306,9 +307,13 @@ class EardrumServer(ls.LitServer):
             if not manager_lives(manager):
                 self.stop(MANAGER_DIED)
                 return
-            with suppress(EOFError, OSError):  # the manager dies, or is shut down, just now
+            try:
                 for worker in self._workers:
                     self._look_after(worker)
+            except (EOFError, ConnectionError, FileNotFoundError):  # the manager dies, or is shut down, just now
+                pass
+            except OSError:  # such as no more processes or memory, for a while
+                log.exception("a worker cannot be started")
 
     def _wait_for_a_death(self, manager: SyncManager, api_servers: list[BaseProcess]) -> None:
         """Or a moment. Of those that are known to be dead the watch knows already."""
@@ -331,6 +336,7 @@ class EardrumServer(ls.LitServer):
 
     def _restart(self, worker: _Worker, now: float) -> None:
         log.warning("%s is started anew", worker)
+        worker.restart_at = now + AGAIN_S  # should it not succeed
         self._spool.forget(pid_of(worker.process))
         worker.lives.start(now)
         worker.process = self.launch_single_inference_worker(self.lit_api, worker.index)

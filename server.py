@@ -5,10 +5,13 @@ Wiring only. All imports of ours stand inside `main`: worker and decode processe
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> int:
+    # The imports take seconds, and the first process of a container gets no signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from pydantic import ValidationError  # noqa: PLC0415
     from pydantic_settings import CliApp, SettingsError  # noqa: PLC0415
 

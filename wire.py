@@ -99,7 +99,7 @@ class Structure:
 class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
-    the client's own choice."""
+    the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -109,6 +109,7 @@ class Job:
     priority: int = 0
     deadline: float | None = None
     long_audio: LongAudio | None = None
+    alone: bool = False
 
     @property
     def audio_parts(self) -> list[AudioPart]:

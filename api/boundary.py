@@ -129,13 +129,14 @@ class _Answer:
     async def fail(self, error: EardrumError) -> None:
         if self.status:  # too late for an answer: break the connection, which no client takes for an end
             raise error
-        if not isinstance(error, RequestTimeout):  # else nothing comes any more
-            await self._body.drain()
         body = json.dumps(error.body()).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        if not isinstance(error, RequestTimeout):  # else nothing comes any more
+            await self._body.drain()
+        await self.send({"type": "http.response.body"})
 
 
 def _request_id(scope: Scope) -> str:

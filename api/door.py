@@ -1,10 +1,10 @@
-"""The door of one API process: open until the server is about to end, and it knows who is inside."""
+"""The door of one API process: open until the server is about to end. It knows who is inside, and who still comes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from errors import Draining
 
@@ -14,7 +14,9 @@ class Door:
 
     def __init__(self) -> None:
         self._open = True
+        self._shut = False
         self._inside = 0
+        self._coming: set[asyncio.Timeout] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -25,6 +27,28 @@ class Door:
     def close(self) -> None:
         """Let nobody in any more."""
         self._open = False
+
+    def shut(self) -> None:
+        """Nor let anybody in who has begun to come."""
+        self._shut = True
+        for timeout in self._coming:
+            if not timeout.expired():
+                timeout.reschedule(0)
+
+    @asynccontextmanager
+    async def coming(self, until: float) -> AsyncIterator[None]:
+        """While a request arrives. Raises `TimeoutError` at `until`, of time.monotonic(), or `Draining`."""
+        try:
+            async with asyncio.timeout_at(0 if self._shut else until) as timeout:  # the loop's clock is the same
+                self._coming.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._coming.discard(timeout)
+        except TimeoutError:
+            if self._shut:
+                raise Draining("The server ended before all of the request had arrived.") from None
+            raise
 
     @contextmanager
     def enter(self) -> Iterator[None]:

@@ -6,8 +6,7 @@ whoever receives events calls `deliver`.
 
     submit ──▶ queued ── Started ──▶ taken ── Delta, Finished, Failed ──▶ over
                  ▲                     │ its worker dies
-                 ├── nothing handed out: again, before all others
-                 ├── and again, but one of several may be to blame: each alone, one after another
+                 ├── nothing handed out: again, before all others; after two deaths alone in a worker
                  └── something handed out: over, with WorkerDied; to blame: over, with KillsWorkers
 """
 
@@ -15,19 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
-from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
-from api.condemned import Condemned
+from api.blame import Blame, Case, Name
+from api.entry import SUSPICIOUS_DEATHS, Entry
 from api.rate import ServiceRate
 from errors import (
-    DeadlineExceeded,
     EardrumError,
     KillsWorkers,
     Overloaded,
@@ -42,9 +40,10 @@ log = logging.getLogger("eardrum.api")
 
 LAST_WORDS_S = 0.25  # what a worker sent before it died has arrived by then
 CHECK_S = 1.0
+LEFT_LATELY_S = 5.0
 MAX_UNREAD = 16_384  # events of one stream that its client has not taken yet: a few megabytes
 
-KILLER = "Two workers died while they were processing this request. It is refused for some minutes."
+KILLER = "Workers die of this request. It is refused for some minutes."
 
 
 class Link(Protocol):
@@ -71,11 +70,13 @@ class Link(Protocol):
 @dataclass(frozen=True)
 class Limits:
     """`max_waiting`: requests that no worker has taken yet. A worker that is silent for `heartbeat_max_age_s` is not
-    ready, and one that makes no progress for `step_timeout_s` is killed."""
+    ready, and one that makes no progress for `step_timeout_s` is killed. `api_servers`: processes whose requests the
+    workers have."""
 
     max_waiting: int
     heartbeat_max_age_s: float
     step_timeout_s: float
+    api_servers: int = 1
 
 
 @dataclass
@@ -83,59 +84,11 @@ class _Worker:
     ready: Ready
     heard_at: float  # time.monotonic()
     step_s: float = 0.0
+    left_at: float = -math.inf  # when a request was last given up that it had
 
     def stuck_s(self, now: float) -> float:
         """How long nothing can have moved in it."""
         return max(self.step_s, now - self.heard_at)
-
-
-@dataclass(eq=False)
-class _Entry:
-    """One waiting request. A job that is sent again has a new id, so that what its dead worker said is not heard."""
-
-    job: Job
-    arrival: int
-    whole: bool  # nothing is handed out before all of it is here
-    open_choices: int
-    worker: int | None = None  # pid of the one that has taken it
-    deaths: int = 0  # of workers that had taken it
-    alone: bool = False  # no other suspect is with a worker
-    handed_out: bool = False
-    failed: bool = False
-    events: deque[Delta | Finished | Failed] = field(default_factory=deque)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_over(self) -> bool:
-        """No more events will come."""
-        return self.failed or not self.open_choices
-
-    def put(self, event: Delta | Finished | Failed) -> None:
-        if isinstance(event, Failed):
-            self.failed = True
-            if self.whole:
-                self.events.clear()
-        elif isinstance(event, Finished):
-            self.open_choices -= 1
-        self.events.append(event)
-        self.arrived.set()
-
-    def fail(self, error: EardrumError) -> None:
-        self.put(Failed(self.job.id, *error.fields()))
-
-    def start_over(self, job_id: JobId) -> None:
-        self.job = replace(self.job, id=job_id)
-        self.worker, self.open_choices = None, self.job.sampling.n
-        self.events.clear()
-
-    async def next(self) -> Delta | Finished | Failed | None:
-        """The next event, `None` after the last. Raises `TimeoutError` when the job's time is over."""
-        async with asyncio.timeout_at(self.job.deadline):  # the loop's clock is time.monotonic(), too
-            while not (self.is_over or (self.events and not self.whole)):
-                self.arrived.clear()
-                await self.arrived.wait()
-        self.handed_out = True
-        return self.events.popleft() if self.events else None
 
 
 class PendingTable:
@@ -144,13 +97,11 @@ class PendingTable:
     def __init__(self, link: Link, limits: Limits) -> None:
         self._link = link
         self._limits = limits
-        self._entries: dict[JobId, _Entry] = {}
+        self._entries: dict[JobId, Entry] = {}
         self._arrivals = count()
         self._workers: dict[int, _Worker] = {}  # by pid
         self._rate = ServiceRate()
-        self._condemned = Condemned()
-        self._trials: deque[_Entry] = deque()  # suspects that wait to be tried alone
-        self._on_trial: _Entry | None = None
+        self._blame = Blame()
         self._tasks: set[asyncio.Task[None]] = set()
         self._checked_at = 0.0
         self._closed: EardrumError | None = None
@@ -186,9 +137,11 @@ class PendingTable:
         give up; the worker drops the job within a step.
         """
         self.check_room()
-        if job in self._condemned:
+        case = self._blame.of(job)
+        if case.refused:
             raise KillsWorkers(KILLER)
-        entry = self._entries[job.id] = _Entry(job, next(self._arrivals), whole, job.sampling.n)
+        job = replace(job, alone=case.deaths >= SUSPICIOUS_DEATHS)
+        entry = self._entries[job.id] = Entry(job, next(self._arrivals), whole, job.sampling.n, case.deaths)
         try:
             async with asyncio.timeout_at(job.deadline):
                 await self._link.send(job)
@@ -196,8 +149,10 @@ class PendingTable:
                 if isinstance(event, Failed):
                     raise rebuild(event.kind, event.message, event.param)
                 yield event
+            if case.deaths:
+                self._blame.forgive(job)
         except TimeoutError:
-            raise _too_late(entry) from None
+            raise entry.too_late() from None
         finally:
             self._leave(entry)
 
@@ -207,28 +162,25 @@ class PendingTable:
         for entry in self._entries.values():
             self._give_up(entry, error)
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         del self._entries[entry.job.id]
         if entry.is_over:
             self._rate.ended(self._num_waiting)
         else:
             self._stop(entry)
-        if entry in self._trials:
-            self._trials.remove(entry)
-        if entry is self._on_trial:
-            self._on_trial = None
-            self._try_next()
 
-    def _give_up(self, entry: _Entry, error: EardrumError) -> None:
+    def _give_up(self, entry: Entry, error: EardrumError) -> None:
         if not entry.is_over:
             self._stop(entry)
             entry.fail(error)
 
-    def _stop(self, entry: _Entry) -> None:
+    def _stop(self, entry: Entry) -> None:
         if entry.worker is None:  # should a worker be taking it now, its Started is answered
             self._link.withdraw(entry.job.id)
         else:
             self._link.cancel(entry.job.id)
+            if worker := self._workers.get(entry.worker):
+                worker.left_at = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
@@ -261,9 +213,9 @@ class PendingTable:
         else:
             entry.worker = event.pid
             if event.pid not in self._workers:  # the last thing that it did
-                self._bury_soon(event.pid)
+                self._bury_soon(event.pid, None)
 
-    def _put(self, entry: _Entry, event: Delta | Finished | Failed) -> None:
+    def _put(self, entry: Entry, event: Delta | Finished | Failed) -> None:
         if not entry.whole and len(entry.events) >= MAX_UNREAD:
             entry.events.clear()
             self._give_up(entry, StreamNotRead("The stream was not read, and more has gathered than is kept."))
@@ -291,60 +243,60 @@ class PendingTable:
 
     def worker_died(self, pid: int) -> None:
         """It takes no more jobs; those that it had taken are sorted out once its last words have arrived."""
-        self._workers.pop(pid, None)
-        self._bury_soon(pid)
+        self._bury_soon(pid, self._workers.pop(pid, None))
 
-    def _bury_soon(self, pid: int) -> None:
-        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._bury, pid)
+    def _bury_soon(self, pid: int, worker: _Worker | None) -> None:
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, lambda: self._run(self._bury(pid, worker)))
 
-    def _bury(self, pid: int) -> None:
-        lost = [entry for entry in self._entries.values() if entry.worker == pid and not entry.is_over]
+    async def _bury(self, pid: int, worker: _Worker | None) -> None:
+        lost = self._had_by(pid)
+        # Then nobody else can be to blame: not one who left a moment ago, nor one of another API process.
+        sole = len(lost) == self._limits.api_servers == 1 and worker is not None and not self._left_lately(worker)
+        names = await self._blame.names(entry.job for entry in lost if entry.deaths or entry.handed_out)
+        lost = self._had_by(pid)  # somebody may have left meanwhile
         log.error("worker %d died; requests that it had: %d", pid, len(lost))
-        self._lose(lost)
+        self._lose(lost, sole, names)
 
-    def _lose(self, lost: Sequence[_Entry]) -> None:
-        """Requests whose worker died together. One that had lost a worker before is suspected of having killed both."""
-        suspects = [entry for entry in lost if entry.deaths]
+    def _had_by(self, pid: int) -> list[Entry]:
+        """The requests that a worker had, in the order in which they came."""
+        had = (entry for entry in self._entries.values() if entry.worker == pid and not entry.is_over)
+        return sorted(had, key=lambda entry: entry.arrival)
+
+    def _left_lately(self, worker: _Worker) -> bool:
+        """Whether it may have died of a request whose client did not wait for its end."""
+        return time.monotonic() - worker.left_at < worker.step_s + LEFT_LATELY_S
+
+    def _lose(self, lost: Iterable[Entry], sole: bool, names: Mapping[JobId, Name]) -> None:
+        """Requests whose worker died. To blame is one that was alone with it, or twice the only one there."""
         again = []
-        for entry in sorted(lost, key=lambda entry: entry.arrival):
+        for entry in lost:
             entry.worker = None
             entry.deaths += 1
-            if entry.alone or suspects == [entry]:
+            to_blame = entry.job.alone or (sole and entry.deaths >= SUSPICIOUS_DEATHS)
+            if entry.job.id in names:
+                self._blame.note(names[entry.job.id], Case(entry.deaths, to_blame))
+            if to_blame:
                 entry.fail(KillsWorkers(KILLER))
-                with suppress(OSError):  # its audio cannot be read now: it may come again
-                    self._condemned.add(entry.job)
             elif entry.handed_out:
                 entry.fail(WorkerDied("The worker died while it was processing the request."))
-            elif entry in suspects:
-                self._trials.append(entry)
             else:
                 again.append(entry)
         for entry in reversed(again):  # each goes before all others
             self._send_again(entry)
-        self._try_next()
 
-    def _try_next(self) -> None:
-        if self._trials and self._on_trial is None:
-            self._on_trial = entry = self._trials.popleft()
-            entry.alone = True
-            self._send_again(entry)
-
-    def _send_again(self, entry: _Entry) -> None:
+    def _send_again(self, entry: Entry) -> None:
         del self._entries[entry.job.id]
         entry.start_over(self.new_job_id())
         self._entries[entry.job.id] = entry
-        task = asyncio.ensure_future(self._send_first(entry))
+        self._run(self._send_first(entry))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send_first(self, entry: _Entry) -> None:
+    async def _send_first(self, entry: Entry) -> None:
         try:
             await self._link.send(entry.job, first=True)
         except EardrumError as error:
             entry.fail(error)
-
-
-def _too_late(entry: _Entry) -> EardrumError:
-    if entry.deaths and entry.worker is None:
-        return WorkerDied("The worker died while it was processing the request, and no other took it in time.")
-    return DeadlineExceeded("The request's time is over. It is what `x-request-timeout` says, or the server's limit.")

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 with what it lacks: a client has so much time to send the head of a request.
+"""uvicorn's HTTP/1.1 with what it lacks: bounds on how long a client may take to send a head, and to take an answer.
 
-Without it a connection that says nothing, or a byte now and then, would be kept for ever. What a client sends
-afterwards is bounded by its handler.
+Without them a connection that says nothing, or a byte now and then, would be kept for ever, and so would one whose
+client reads nothing of its answer. What comes behind a head is bounded by its handler.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from errors import RequestTimeout
 
 
-def http_protocol(head_timeout_s: float) -> type[H11Protocol]:
-    """A protocol for uvicorn's `http`, with this bound."""
+def http_protocol(head_timeout_s: float, send_timeout_s: float) -> type[H11Protocol]:
+    """A protocol for uvicorn's `http`, with these bounds."""
 
     class TimedH11(H11Protocol):
         _head_due: asyncio.TimerHandle | None = None
+        _reading_due: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -31,7 +32,19 @@ def http_protocol(head_timeout_s: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            self.resume_writing()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            """The client has left so much unread that nothing more is sent."""
+            super().pause_writing()
+            self._reading_due = self.loop.call_later(send_timeout_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._reading_due is not None:
+                self._reading_due.cancel()
+                self._reading_due = None
 
         def _watch_head(self) -> None:
             """From the first byte of a head, or from the connection, to the head's end."""

@@ -44,7 +44,7 @@ from errors import (
     UnsupportedMediaType,
     for_status,
 )
-from wire import Capabilities, Delta, Finished, Job
+from wire import Capabilities, Delta, Finished, Job, TextPart
 
 T = TypeVar("T")
 Events = AsyncGenerator[Delta | Finished, None]
@@ -110,6 +110,7 @@ class Api:
         try:
             await self._door.wait_empty(timeout_s)
         except TimeoutError:
+            self._door.shut()
             self._pending.close(Draining("The server ended before the answer was complete."))
             with suppress(TimeoutError):
                 await self._door.wait_empty(FAREWELL_S)
@@ -170,7 +171,7 @@ class Api:
 
     async def _accept_until(self, deadline: float, request: Request, held: ExitStack) -> tuple[Job, Form]:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with self._door.coming(deadline):
                 job, form = await self._accept(request, held)
         except TimeoutError:
             raise DeadlineExceeded("The request's time was over before all of it had arrived.") from None
@@ -188,7 +189,7 @@ class Api:
         job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
         intake = RequestIntake(files, self._kept, owner_of(request.scope, self._settings.api_keys))
         job = await self._run(build_job, chat, job_id, intake, max_bytes, in_thread=large)
-        reservation.hold(job.spool_bytes)
+        reservation.hold(job.spool_bytes + _text_bytes(job))
         include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
         return job, Form(bool(chat.stream), include_usage, logprobs=bool(chat.logprobs))
 
@@ -242,7 +243,7 @@ class Api:
             reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
             if form.stream:
                 chunks = Chunks(reply, form.include_usage, form.logprobs)
-                return sse.EventStream(_stream(first, events, chunks), events, self._settings.send_timeout)
+                return sse.EventStream(_stream(first, events, chunks), events)
             completion = Completion(reply, n, form.logprobs)
             completion.add(first)
             async for event in events:
@@ -251,6 +252,11 @@ class Api:
             await events.aclose()
             raise
         return JSONResponse(completion.body())
+
+
+def _text_bytes(job: Job) -> int:
+    parts = (part for message in job.messages for part in message.parts)
+    return sum(len(part.text.encode()) for part in parts if isinstance(part, TextPart))
 
 
 def _seconds(header: str) -> float:

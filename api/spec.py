@@ -51,7 +51,8 @@ class AudioSpec(ls.OpenAISpec):
         self._spool = spool
         servers = settings.api_servers
         max_waiting = -(-settings.queue_requests // servers)
-        self.pending = PendingTable(self, Limits(max_waiting, settings.heartbeat_max_age_s, settings.step_timeout))
+        limits = Limits(max_waiting, settings.heartbeat_max_age_s, settings.step_timeout, servers)
+        self.pending = PendingTable(self, limits)
         self._controls: dict[int, ControlLine] = {}  # by the worker's pid
         self._watched: dict[int, int] = {}  # pid: its file descriptor
         self._tasks: set[asyncio.Task[None]] = set()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api.answers import Json
-from api.boundary import ClientGone, while_connected
+from api.boundary import while_connected
 from errors import EardrumError
 
 DONE = b"data: [DONE]\n\n"
@@ -27,24 +26,14 @@ def encode_error(error: EardrumError) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Streams encoded events, and closes their source at once when the client leaves, or takes nothing for
-    `send_timeout_s` seconds."""
+    """Streams encoded events, and closes their source at once when the client leaves."""
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None], send_timeout_s: float
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[object, None]) -> None:
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._events, self._source, self._send_timeout_s = events, source, send_timeout_s
+        self._events, self._source = events, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self._send_timeout_s):
-                    await send(message)
-            except TimeoutError:
-                raise ClientGone from None
-
         async with aclosing(self._source), aclosing(self._events):
-            await while_connected(receive, self.stream_response(send_in_time))
+            await while_connected(receive, self.stream_response(send))

@@ -9,6 +9,7 @@ import os
 import httpx
 import pytest
 
+from api.blame import Case, name_of
 from errors import Overloaded
 from tests.support.inprocess import InProcess, request, run_in_process
 from tests.support.speech import input_audio, user
@@ -50,6 +51,27 @@ async def test_closing_the_events_cancels_the_job() -> None:
         await server.settled()
 
 
+async def test_a_suspect_is_alone_in_its_worker() -> None:
+    """It waits until those that were there have ended, and those that come later wait for it."""
+    async with run_in_process(max_rows=8) as server:
+        order: list[str] = []
+
+        async def ask(text: str) -> None:
+            async for event in server.pending.submit(job(server, text)):
+                if not order or order[-1] != text:
+                    order.append(text)
+                del event
+
+        suspect = "#tokens=20 #delay=0.005 suspect"
+        server.pending._blame.note(name_of(job(server, suspect)), Case(deaths=2))
+        before = asyncio.ensure_future(ask("#tokens=50 #delay=0.005 before"))
+        await until(lambda: order)
+        await asyncio.gather(before, ask(suspect), *(ask(f"#tokens=20 #delay=0.005 {i}") for i in range(3)))
+    assert order[:2] == ["#tokens=50 #delay=0.005 before", suspect]
+    assert suspect not in order[2:]
+    assert len(order) > 5, "the others share the steps"
+
+
 async def test_a_finished_job_is_not_cancelled() -> None:
     """Nor one that failed."""
     async with run_in_process() as server:
@@ -77,7 +99,8 @@ async def test_a_client_that_left_while_its_job_was_queued() -> None:
 
 async def test_the_queue_is_bounded_by_requests_and_by_bytes() -> None:
     """What is over is refused at once with a 429 that says when to try again."""
-    async with run_in_process(running=False, queue_requests=2, queue_bytes=120_000) as server, server.http() as http:
+    settings = {"queue_requests": 2, "queue_bytes": 120_000, "max_body_bytes": 120_000}
+    async with run_in_process(running=False, **settings) as server, server.http() as http:
         audio = {"model": "fake", "messages": user(input_audio("jfk.ogg"))}
         first = asyncio.ensure_future(http.post(CHAT, json=audio))
         await until(lambda: len(server.pending._entries) == 1)
@@ -107,23 +130,18 @@ async def test_a_request_past_its_time_ends() -> None:
         await server.settled()
 
 
-async def test_a_client_that_stops_reading_is_let_go() -> None:
-    """It leaves its connection open and takes nothing: its request must not hold a row for ever."""
-    body = json.dumps(request("#tokens=100000 #delay=0.001", stream=True)).encode()
-    received = iter([{"type": "http.request", "body": body}])
-    scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": []}
-
-    async def receive() -> dict:
-        return next(received, None) or await asyncio.Event().wait()
-
-    async def send(message: dict) -> None:
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()
-
-    async with run_in_process(send_timeout=0.1) as server, asyncio.timeout(10):
-        await server.app(scope, receive, send)
-        assert len(server.cancelled) == 1
-        await server.settled()
+async def test_text_that_waits_takes_room() -> None:
+    """As audio does."""
+    async with (
+        run_in_process(running=False, queue_bytes=100_000, max_body_bytes=100_000) as server,
+        server.http() as http,
+    ):
+        first = asyncio.ensure_future(http.post(CHAT, json=request("x" * 60_000)))
+        await until(lambda: server.pending._num_waiting)
+        answer = await http.post(CHAT, json=request("x" * 60_000))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+        server.start()
+        assert (await first).status_code == 200
 
 
 @pytest.mark.parametrize("fault", ["prepare", "prefill", "step"])

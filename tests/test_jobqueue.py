@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from multiprocessing.managers import SyncManager
 
@@ -23,7 +24,7 @@ def job(key: str, api_server: int = 0, **fields: object) -> Job:
 def drained(queue: JobQueue) -> list[str]:
     """The keys of its jobs, as a worker gets them."""
     keys = []
-    while taken := queue.take(1):
+    while taken := queue.take(1, True):
         keys.append(taken.id.key)
     return keys
 
@@ -42,9 +43,9 @@ def test_its_api_process_is_told_who_has_taken_a_job() -> None:
     outboxes = [Outbox(), Outbox()]
     queue = JobQueue(outboxes, tuple)
     queue.put(job("x", api_server=1))
-    assert queue.take(77) == job("x", api_server=1)
+    assert queue.take(77, True) == job("x", api_server=1)
     assert outboxes == [[], [(Started(JobId(1, "x"), 77),)]]
-    assert queue.take(77) is None
+    assert queue.take(77, True) is None
 
 
 def test_what_nobody_waits_for_is_not_handed_out() -> None:
@@ -57,6 +58,24 @@ def test_what_nobody_waits_for_is_not_handed_out() -> None:
     queue.discard(JobId(0, "nobody"))
     assert drained(queue) == ["here"]
     assert len(outbox) == 1
+
+
+def test_one_that_is_to_be_alone_waits_for_an_empty_worker() -> None:
+    """Any that is empty. Where none is, one of them gets nothing until it is, and the others go on."""
+    queue = JobQueue([Outbox()], lambda events: events)
+    one, two, dead = os.getpid(), os.getppid(), 2**22 + 1  # the last is no process's: pids end before
+    for each in (job("a", alone=True), job("b"), job("c"), job("d", alone=True), job("e")):
+        queue.put(each)
+
+    def taken(pid: int, empty: bool) -> str | None:
+        job = queue.take(pid, empty)
+        return job and job.id.key
+
+    assert taken(dead, False) is None, "it is to become empty, but dies"
+    assert [taken(one, False), taken(two, False), taken(one, False)] == [None, "b", None]
+    assert taken(two, True) == "a", "it is empty first"
+    assert [taken(one, False), taken(one, False), taken(two, False)] == ["c", None, "e"], "and now d is the first"
+    assert taken(one, True) == "d"
 
 
 class _Manager(SyncManager):
@@ -72,5 +91,5 @@ def test_in_a_manager_it_writes_to_the_managers_queues() -> None:
         outbox = manager.Queue()
         queue = manager.JobQueue([outbox], list)
         queue.put(job("x"))
-        assert queue.take(5) == job("x")
+        assert queue.take(5, True) == job("x")
         assert outbox.get(timeout=5) == [Started(JobId(0, "x"), 5)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from api import pending
-from api.condemned import fingerprint
+from api.blame import name_of
 from api.pending import Limits, PendingTable
 from errors import (
     DeadlineExceeded,
@@ -52,11 +52,11 @@ class Workers:
 
     api_server = 0
 
-    def __init__(self, max_waiting: int = 100, step_timeout_s: float = 10.0) -> None:
+    def __init__(self, max_waiting: int = 100, step_timeout_s: float = 10.0, api_servers: int = 1) -> None:
         self.queue: list[Job] = []
         self.cancelled: list[JobId] = []
         self.killed: list[int] = []
-        self.table = PendingTable(self, Limits(max_waiting, 3600, step_timeout_s))
+        self.table = PendingTable(self, Limits(max_waiting, 3600, step_timeout_s, api_servers))
 
     async def send(self, job: Job, first: bool = False) -> None:
         self.queue.insert(0 if first else len(self.queue), job)
@@ -218,38 +218,86 @@ async def test_of_several_suspects_each_is_tried_alone() -> None:
     workers.start(1, 2, 3, 4)
     suspects = await clients(workers, "good", "killer", "fine")
     for pid in (1, 2):
+        assert [job.alone for job in workers.queue] == [False] * 3
         for _ in suspects:
             workers.take(pid)
         await workers.die(pid)
-    assert texts_of(workers.queue) == ["good"], "one at a time"
+    assert texts_of(workers.queue) == ["good", "killer", "fine"]
+    assert [job.alone for job in workers.queue] == [True] * 3
     workers.finish(workers.take(3))
-    await until(lambda: workers.queue)
-    assert texts_of(workers.queue) == ["killer"]
     workers.take(3)
     await workers.die(3)
-    assert texts_of(workers.queue) == ["fine"]
     workers.finish(workers.take(4))
     await asyncio.gather(*(client.task for client in suspects))
     assert [type(client.error) for client in suspects] == [type(None), KillsWorkers, type(None)]
 
 
-async def test_a_suspect_that_leaves_makes_room_for_the_next() -> None:
-    """On trial, or waiting for it."""
+async def test_a_killer_is_known_again_though_its_stream_had_begun() -> None:
+    """It comes again, each time beside somebody else. Those are answered, and it is refused in the end."""
+    workers = Workers()
+    workers.start(*range(9))
+    for pid in range(2):
+        killer, other = await clients(workers, "killer", f"other {pid}", whole=False)
+        job = workers.take(pid)
+        workers.take(pid)
+        workers.say(job, "once upon")
+        await until(lambda: killer.text)  # noqa: B023 -- called in this round
+        await workers.die(pid)
+        await killer.task
+        assert type(killer.error) is WorkerDied
+        workers.finish(workers.take(8))
+        await other.task
+        assert other.text == "."
+    (killer,) = await clients(workers, "killer", whole=False)
+    job = workers.take(5)
+    assert job.alone
+    workers.say(job, "once upon")
+    await until(lambda: killer.text)
+    await workers.die(5)
+    again = Client(workers, "killer")
+    await asyncio.gather(killer.task, again.task)
+    assert [type(client.error) for client in (killer, again)] == [KillsWorkers] * 2
+
+
+async def test_one_that_a_worker_survives_is_under_no_suspicion_any_more() -> None:
+    """It was there when two died, and alone with a third that did not."""
     workers = Workers()
     workers.start(1, 2, 3)
-    first, second, third = await clients(workers, "first", "second", "third")
     for pid in (1, 2):
-        for _ in range(3):
-            workers.take(pid)
+        hello, beside = await clients(workers, "hello", f"beside {pid}", whole=False)
+        for job in (workers.take(pid), workers.take(pid)):
+            workers.say(job, "hi")
+        await until(lambda: hello.text and beside.text)  # noqa: B023 -- called in this round
         await workers.die(pid)
-    second.task.cancel()
-    third.task.cancel()
-    await asyncio.gather(second.task, third.task, return_exceptions=True)
-    await until(lambda: texts_of(workers.queue) == ["first"])
-    workers.finish(workers.take(3))
-    await first.task
-    assert first.error is None
-    assert not workers.table._entries
+        await asyncio.gather(hello.task, beside.task)
+    for alone in (True, False):
+        (hello,) = await clients(workers, "hello")
+        job = workers.take(3)
+        assert job.alone is alone
+        workers.finish(job)
+        await hello.task
+        assert hello.error is None
+
+
+@pytest.mark.parametrize("hidden", ["of another API process", "left a moment ago"])
+async def test_one_that_may_not_have_been_the_only_one_is_tried_first(hidden: str) -> None:
+    """Who else was there when both workers died cannot be seen."""
+    workers = Workers(api_servers=2 if hidden == "of another API process" else 1)
+    workers.start(1, 2, 3)
+    (innocent,) = await clients(workers, "innocent")
+    for pid in (1, 2):
+        workers.take(pid)
+        if workers.table._limits.api_servers == 1:
+            (killer,) = await clients(workers, f"killer {pid}")
+            workers.take(pid)
+            killer.task.cancel()
+            await asyncio.gather(killer.task, return_exceptions=True)
+        await workers.die(pid)
+    job = workers.take(3)
+    assert job.alone
+    workers.finish(job)
+    await innocent.task
+    assert innocent.error is None
 
 
 async def test_without_another_worker_in_time_a_lost_request_is_a_503() -> None:
@@ -311,9 +359,9 @@ def test_a_request_is_known_by_what_is_asked(tmp_path: Path) -> None:
         message = Message("user", (AudioPart("messages[0]", path=str(tmp_path / name)),))
         return replace(Job(JobId(0, name), (message,), Sampling(), deadline=time.monotonic()), **changes)
 
-    assert fingerprint(asked("a")) == fingerprint(asked("b"))
-    assert fingerprint(asked("a")) != fingerprint(asked("c"))
-    assert fingerprint(asked("a")) != fingerprint(asked("a", sampling=Sampling(seed=1)))
+    assert name_of(asked("a")) == name_of(asked("b", alone=True))
+    assert name_of(asked("a")) != name_of(asked("c"))
+    assert name_of(asked("a")) != name_of(asked("a", sampling=Sampling(seed=1)))
 
 
 # --------------------------------------------------------------------------------------------------- silence, overload

@@ -38,9 +38,12 @@ MAX_EARLY = 4096  # cancellations to remember: every worker hears of every one
 
 
 class JobSource(Protocol):
-    def get(self, ahead: Callable[[], bool]) -> Job | None:
-        """The next job, once its API process has been told that it is taken; waits for it. While `ahead()`, there is no
-        row for it yet, and another worker may be faster. `None` ends the intake."""
+    def get(self, num_held: Callable[[], int]) -> Job | None:
+        """The next job, once its API process has been told that it is taken; waits for it. `num_held()`: how many the
+        worker has now. `None` ends the intake."""
+
+    def wake(self) -> None:
+        """Look again, as the worker is empty now: there may be a job that is to be alone. Any thread may call."""
 
 
 Sink = Callable[[int, list[JobEvent]], None]  # API process, events
@@ -55,17 +58,17 @@ class _LiveJob:
         self.preparing: asyncio.Task[None] | None = None
         self.cancelled = False
         self.in_engine = False
+        self.ended = threading.Event()
 
 
 class WorkerBody:
-    """Runs jobs on an engine, `rows` at a time, and takes so many more `ahead`."""
+    """Runs jobs on an engine, and holds `max_jobs` at most: those that run, and more that are prepared meanwhile."""
 
-    def __init__(self, api: AudioChatAPI, source: JobSource, sink: Sink, rows: int, ahead: int) -> None:
+    def __init__(self, api: AudioChatAPI, source: JobSource, sink: Sink, max_jobs: int) -> None:
         self._api = api
         self._source = source
         self._sink = sink
-        self._rows = rows
-        self._room = threading.BoundedSemaphore(rows + ahead)
+        self._room = threading.BoundedSemaphore(max_jobs)
         self._live: dict[JobId, _LiveJob] = {}
         self._early: dict[JobId, None] = {}  # cancellations that came before their jobs, if those come here at all
         self._inbox: queue.SimpleQueue[Request | JobId | None] = queue.SimpleQueue()
@@ -109,11 +112,13 @@ class WorkerBody:
     def _intake(self) -> None:
         while True:
             self._room.acquire()
-            job = self._source.get(ahead=lambda: len(self._live) >= self._rows)
+            job = self._source.get(lambda: len(self._live))
             if job is None:
                 return
             live = self._live[job.id] = _LiveJob(job)
             self._call(self._start, live)
+            if job.alone:
+                live.ended.wait()
 
     def _start(self, live: _LiveJob) -> None:
         if live.job.id in self._early:
@@ -155,8 +160,11 @@ class WorkerBody:
         self._forget(job_id)
 
     def _forget(self, job_id: JobId) -> None:
-        if self._live.pop(job_id, None) is not None:
+        if live := self._live.pop(job_id, None):
+            live.ended.set()
             self._room.release()
+            if not self._live:
+                self._source.wake()
             self._call(self._api.forget, job_id)
 
     # ------------------------------------------------------------------------------------------- the engine's thread

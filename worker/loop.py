@@ -45,32 +45,36 @@ def bus_message(events: Sequence[Event]) -> object:
 class QueueSource:
     """Jobs from the job queue. Waits for a wake-up, and then asks: a wait *in* the queue would outlive its worker.
 
-    A worker without a free row lets others go first for a moment.
+    A worker whose `rows` are all taken lets others go first for a moment.
     """
 
-    def __init__(self, job_queue: Any) -> None:
+    def __init__(self, job_queue: Any, rows: int) -> None:
         self._queue = job_queue
+        self._rows = rows
         self._wake = threading.Event()
 
     def wake(self) -> None:
         self._wake.set()
 
-    def get(self, ahead: Callable[[], bool]) -> Job | None:
+    def get(self, num_held: Callable[[], int]) -> Job | None:
         while True:
             self._wake.clear()
-            self._let_others_go_first(ahead)
+            self._let_others_go_first(num_held)
             try:
-                job: Job | None = self._queue.take(os.getpid())
-            except (EOFError, OSError):  # the manager is gone, and so is the server
+                job: Job | None = self._queue.take(os.getpid(), not num_held())
+            except (EOFError, ConnectionError, FileNotFoundError):  # the manager is gone, and so is the server
                 return None
+            except Exception:  # such as no more file descriptors: rather a new worker than one that takes no jobs
+                log.exception("the queue could not be asked; the worker ends and is started anew")
+                os._exit(ENGINE_FAILED)
             if job is not None:
                 return job
             self._wake.wait(POLL_S)
 
-    def _let_others_go_first(self, ahead: Callable[[], bool]) -> None:
+    def _let_others_go_first(self, num_held: Callable[[], int]) -> None:
         """Until there is a free row here, and no longer than it takes another worker that has one."""
         until = time.monotonic() + COURTESY_S
-        while ahead() and time.monotonic() < until:
+        while num_held() >= self._rows and time.monotonic() < until:
             time.sleep(GLANCE_S)
 
 
@@ -146,9 +150,9 @@ class EngineLoop(LitLoop):
 
     def _run(self, lit_api: AudioChatAPI, request_queue: Any, transport: MessageTransport) -> None:
         settings, pid = self._settings, os.getpid()
-        source = QueueSource(request_queue)
+        source = QueueSource(request_queue, settings.max_rows)
         sender = BusSender(transport, settings.api_servers, lambda: Heartbeat(pid, body.step_s))
-        body = WorkerBody(lit_api, source, sender.put, settings.max_rows, settings.prepare_ahead)
+        body = WorkerBody(lit_api, source, sender.put, settings.max_rows + settings.prepare_ahead)
         control = ControlSocket(lit_api.run_directory, source.wake, body.cancel)
         control.start()
         sender.start(Ready(pid, control.address, lit_api.capabilities))

@@ -14,6 +14,8 @@ import psutil
 from tests.support.servers import RunningServer, run_server
 from tests.support.waiting import until
 
+WORKERS_S = 40.0  # after several deaths they are started anew only after some seconds
+
 
 class Processes:
     """Of one server."""
@@ -52,7 +54,7 @@ class Processes:
         def there() -> list[psutil.Process]:
             return [worker for worker in self.workers() if worker != but]
 
-        await until(lambda: len(there()) == count)
+        await until(lambda: len(there()) == count, WORKERS_S)
         return there()
 
     @property

@@ -96,6 +96,22 @@ async def test_innocents_are_answered_beside_a_killer(two_workers: Two) -> None:
         assert await tally(killers) == {"kills_workers": 1}
 
 
+async def test_a_killer_that_streams_is_refused_in_the_end() -> None:
+    """It is known again, though each time it had begun and others were there, all of whom are answered."""
+    flags = ("--workers-per-device", "2", "--max-rows", "4")
+    codes = []
+    with run_counted(*flags) as (server, processes):
+        async with server.async_client() as client:
+            for i in range(4):
+                await processes.workers_ready(2)
+                innocents = ask_many(client, [f"#tokens=20 #delay=0.05 {i} {j}" for j in range(4)])
+                killer = ask(client, "#tokens=9 #delay=0.05 #die", stream=True)
+                assert await tally(innocents) == {"ok": 4}
+                outcome = await killer.task
+                codes.append((outcome.code, outcome.status))
+    assert codes == [("worker_died", 200)] * 2 + [("kills_workers", 200), ("kills_workers", 500)]
+
+
 async def test_a_lone_worker_is_waited_for() -> None:
     """What was accepted before it died is answered by its successor; what comes meanwhile is a 503 that says when to
     come again, which the SDK does by itself."""
@@ -154,20 +170,21 @@ def a_class(directory: Path, setup: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("setup", "message"),
+    ("setup", "timeout_s", "message"),
     [
-        ("os._exit(3)", "Worker 0 ended with status 3 while it loaded the model; what it said stands above."),
+        ("os._exit(3)", 30, "Worker 0 ended with status 3 while it loaded the model; what it said stands above."),
         (
             "os.kill(os.getpid(), 9)",
+            30,
             "Worker 0 was killed (SIGKILL), by hand or for want of memory, while it loaded the model",
         ),
-        ("time.sleep(600)", "Worker 0 has not loaded the model within 6 s; see --start-timeout."),
+        ("time.sleep(600)", 6, "Worker 0 has not loaded the model within 6 s; see --start-timeout."),
     ],
 )
-def test_a_worker_that_does_not_start_ends_the_start(tmp_path: Path, setup: str, message: str) -> None:
+def test_a_worker_that_does_not_start_ends_the_start(tmp_path: Path, setup: str, timeout_s: int, message: str) -> None:
     """It dies, or never comes to an end."""
     model = a_class(tmp_path, setup)
-    with run_counted("--model", model, "--start-timeout", "6", ready=False) as (server, _):
+    with run_counted("--model", model, "--start-timeout", str(timeout_s), ready=False) as (server, _):
         assert server.process.wait(40) == 1
         assert message in last_line(server)
         assert "Traceback" not in server.log.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,25 @@ async def test_who_takes_too_long_is_told() -> None:
             assert waiting.outcome.status == 503
         assert await ended(server, 10) == 0
         assert time.monotonic() - told_at < 5
+
+
+async def test_an_upload_that_takes_too_long_is_told() -> None:
+    """It had begun before the server was told to end, and is not there when that ends."""
+    with run_counted("--drain-timeout", "1") as (server, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100 "), "it is inside"
+        await reader.readline()
+        writer.write(b"{")
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(body)["error"]["code"] == "draining"
+        assert await ended(server, 10) == 0
+        assert "completing response" not in server.log.read_text()
+        writer.close()
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:

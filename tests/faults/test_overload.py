@@ -65,7 +65,8 @@ async def test_who_was_accepted_keeps_his_place() -> None:
 
 
 async def test_a_client_that_does_not_read_loses_its_row() -> None:
-    """Its stream is larger than all buffers on the way; the only row is free for the next one."""
+    """Its stream is larger than all buffers on the way; the only row is free for the next one, and its connection
+    breaks off."""
     with run_counted("--max-rows", "1", "--send-timeout", "1") as (server, _):
         body = json.dumps({"model": "fake", "messages": user("#tokens=100000"), "stream": True}).encode()
         head = (
@@ -78,6 +79,11 @@ async def test_a_client_that_does_not_read_loses_its_row() -> None:
             assert raw.recv(12) == b"HTTP/1.1 200"
             async with server.async_client() as client:
                 assert await tally([ask(client, "hello")]) == {"ok": 1}
+            raw.settimeout(10)
+            received = b""
+            while more := await asyncio.to_thread(raw.recv, MB):
+                received += more
+            assert b"[DONE]" not in received
 
 
 async def test_work_goes_to_the_worker_with_a_free_row() -> None:

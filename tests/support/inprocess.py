@@ -40,7 +40,7 @@ class InProcess:
         self.pending = PendingTable(self, Limits(settings.queue_requests, 3600, settings.step_timeout))
         self.api = AudioChatAPI(settings, spool)
         self.api.setup("cpu")
-        self.body = WorkerBody(self.api, self, self.deliver_soon, settings.max_rows, settings.prepare_ahead)
+        self.body = WorkerBody(self.api, self, self.deliver_soon, settings.max_rows + settings.prepare_ahead)
         self.app = FastAPI(openapi_url=None)
         self.routes = routes.mount(self.app, settings, self.pending, spool)
         self.failure: Exception | None = None  # what ended the worker, where it was not told to end
@@ -100,13 +100,16 @@ class InProcess:
         self.deliver_soon(0, message)
 
     # the body's source and sink
-    def get(self, ahead: Callable[[], bool]) -> Job | None:
+    def get(self, num_held: Callable[[], int]) -> Job | None:
         while not self.ended:
             self.woken.clear()
-            if job := self.queue.take(os.getpid()):
+            if job := self.queue.take(os.getpid(), not num_held()):
                 return job
             self.woken.wait()
         return None
+
+    def wake(self) -> None:
+        self.woken.set()
 
     def deliver_soon(self, api_server: int, events: Iterable[Event]) -> None:
         self.loop.call_soon_threadsafe(self.deliver, list(events))

@@ -9,8 +9,8 @@ LIMIT_S = 10.0
 LOOK_S = 0.01
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
     """Returns once `condition()` holds; raises `TimeoutError` when it does not within a few seconds."""
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 -- there is no event to wait for
             await asyncio.sleep(LOOK_S)

@@ -1,0 +1,68 @@
+"""One request of the pending table: its job, where that is, and what has come of it so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from errors import DeadlineExceeded, EardrumError, WorkerDied
+from wire import Delta, Failed, Finished, Job, JobId
+
+SUSPICIOUS_DEATHS = 2  # one may be a coincidence
+
+
+@dataclass(eq=False)
+class Entry:
+    """A job that is sent again has a new id, so that what its dead worker said is not heard."""
+
+    job: Job
+    arrival: int
+    whole: bool  # nothing is handed out before all of it is here
+    open_choices: int
+    deaths: int = 0  # of workers that had taken it, or the same request before
+    worker: int | None = None  # pid of the one that has taken it
+    handed_out: bool = False
+    failed: bool = False
+    events: deque[Delta | Finished | Failed] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_over(self) -> bool:
+        """No more events will come."""
+        return self.failed or not self.open_choices
+
+    def put(self, event: Delta | Finished | Failed) -> None:
+        if isinstance(event, Failed):
+            self.failed = True
+            if self.whole:
+                self.events.clear()
+        elif isinstance(event, Finished):
+            self.open_choices -= 1
+        self.events.append(event)
+        self.arrived.set()
+
+    def fail(self, error: EardrumError) -> None:
+        self.put(Failed(self.job.id, *error.fields()))
+
+    def start_over(self, job_id: JobId) -> None:
+        self.job = replace(self.job, id=job_id, alone=self.deaths >= SUSPICIOUS_DEATHS)
+        self.worker, self.open_choices = None, self.job.sampling.n
+        self.events.clear()
+
+    async def next(self) -> Delta | Finished | Failed | None:
+        """The next event, `None` after the last. Raises `TimeoutError` when the job's time is over."""
+        async with asyncio.timeout_at(self.job.deadline):  # the loop's clock is time.monotonic(), too
+            while not (self.is_over or (self.events and not self.whole)):
+                self.arrived.clear()
+                await self.arrived.wait()
+        self.handed_out = True
+        return self.events.popleft() if self.events else None
+
+    def too_late(self) -> EardrumError:
+        """The error of one whose time is over."""
+        if self.deaths and self.worker is None:
+            return WorkerDied("The worker died while it was processing the request, and no other took it in time.")
+        return DeadlineExceeded(
+            "The request's time is over. It is what `x-request-timeout` says, or the server's limit."
+        )
