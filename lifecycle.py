@@ -12,22 +12,18 @@ import errno
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from importlib import metadata
 from multiprocessing.connection import wait
 from multiprocessing.managers import SyncManager
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import litserve as ls
 from fastapi import FastAPI
@@ -38,18 +34,18 @@ from api.protocol import http_protocol
 from api.spec import DRAIN_SIGNAL, END_SIGNAL, AudioSpec
 from audio.spool import Spool
 from config import Settings
+from devices import choose_accelerator
 from healthcheck import is_ready
 from jobqueue import JobQueue
-from restarts import Lives
+from supervision import ServerFailed, Workers, pid_of
 from worker.lit_api import AudioChatAPI
-from worker.loop import ENGINE_FAILED, STOP_SIGNAL, WorkerStart, bus_message
+from worker.loop import WorkerStart, bus_message
 
 log = logging.getLogger("eardrum.lifecycle")
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCH_S = 0.25
 POLL_S = 0.05
-AGAIN_S = 2.0
 MAX_SPOOL_PATH_BYTES = 107 - len("/4194304-control.sock")  # unix(7) holds a socket's path to 107 bytes
 # Longer than clients keep an idle connection (httpx, and with it OpenAI's SDK: 5 s, which is uvicorn's default, too): a
 # connection that both ends let go of at the same moment fails the request that the client was about to send.
@@ -57,7 +53,6 @@ KEEP_ALIVE_S = 65
 BACKLOG = 2048  # connections that wait to be accepted; uvicorn's default
 CONNECTIONS_STOP_S = 1  # for uvicorn to close what is still open after the time to drain
 API_STOP_S = 3.0  # for all that an API process does after it
-WORKER_STOP_S = 1.0  # for the step that is running; nobody waits for its outcome
 
 WELCOME = r"""
 Eardrum serves {model} at {base}/v1. To try it:
@@ -67,31 +62,12 @@ Eardrum serves {model} at {base}/v1. To try it:
   tr -d '\n' | curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} -d @-
 """
 
-Accelerator = Literal["cpu", "cuda"]
-
-
-class ServerFailed(Exception):
-    """The server could not start, or could not go on; the message says why, and what to do."""
-
 
 class _Manager(SyncManager):
     """The process that carries the queues."""
 
 
 _Manager.register("JobQueue", JobQueue, exposed=("put", "take", "discard"))
-
-
-@dataclass
-class _Worker:
-    """A worker's place: the process that fills it now, and how its predecessors fared."""
-
-    index: int
-    process: BaseProcess
-    lives: Lives
-    restart_at: float | None = None  # time.monotonic(), where it is dead
-
-    def __str__(self) -> str:
-        return f"Worker {self.index}"
 
 
 class EardrumServer(ls.LitServer):
@@ -104,8 +80,10 @@ class EardrumServer(ls.LitServer):
         self._stopping = threading.Event()
         self._drained = threading.Event()
         self._reason: str | None = None  # why it ends, where nobody told it to
-        self._workers: list[_Worker] = []
-        accelerator = choose_accelerator(settings.device)
+        try:
+            accelerator = choose_accelerator(settings.device)
+        except LookupError as error:
+            raise ServerFailed(str(error)) from None
         super().__init__(
             lit_api,
             accelerator=accelerator,
@@ -215,36 +193,21 @@ class EardrumServer(ls.LitServer):
 
     def verify_worker_status(self) -> None:
         """Wait until every worker has loaded its model."""
-        now = time.monotonic()
-        for index, process in enumerate(self.inference_workers):
-            worker = _Worker(index, process, Lives(self._settings.max_restarts))
-            worker.lives.start(now)
-            self._workers.append(worker)
-        while any(worker.lives.ready_at is None for worker in self._workers):
-            if self._stopping.is_set():
-                raise SystemExit(0)
-            for worker in self._workers:
-                if not worker.process.is_alive():
-                    ending = how_it_ended(worker.process)
-                    raise ServerFailed(f"{worker} {ending} while it loaded the model; what it said stands above.")
-                if self._is_late(worker):
-                    raise ServerFailed(f"{worker} {self._too_slow}.")
-                self._note_ready(worker)
-            time.sleep(POLL_S)
+        self._workers = Workers(
+            self.inference_workers,
+            self._settings.max_restarts,
+            self._settings.start_timeout,
+            is_ready=self._has_loaded,
+            launch=lambda index: self.launch_single_inference_worker(self.lit_api, index),
+            forget=self._spool.forget,
+        )
+        self._workers.wait_ready(self._stopping.is_set)
+        if self._stopping.is_set():
+            raise SystemExit(0)
 
-    def _note_ready(self, worker: _Worker) -> None:
-        if worker.lives.ready_at is None:
-            (status,) = [s for name, s in self.workers_setup_status.items() if name.endswith(f"_{worker.index}")]
-            if status == WorkerSetupStatus.READY:
-                worker.lives.ready(time.monotonic())
-
-    def _is_late(self, worker: _Worker) -> bool:
-        loading = worker.lives.ready_at is None
-        return loading and time.monotonic() - worker.lives.started_at > self._settings.start_timeout
-
-    @property
-    def _too_slow(self) -> str:
-        return f"has not loaded the model within {self._settings.start_timeout:g} s; see --start-timeout"
+    def _has_loaded(self, index: int) -> bool:
+        (status,) = [each for name, each in self.workers_setup_status.items() if name.endswith(f"_{index}")]
+        return bool(status == WorkerSetupStatus.READY)
 
     def _start_server(
         self, port: int, servers: int, log_level: str, sockets: list[socket.socket], *more: Any, **options: Any
@@ -272,7 +235,7 @@ class EardrumServer(ls.LitServer):
     ) -> None:
         """API processes first, each of which finishes its answers, if there is anybody to write them; then the workers,
         which have nothing left to do."""
-        can_answer = manager_lives(manager) and any(worker.restart_at != NEVER for worker in self._workers)
+        can_answer = manager_lives(manager) and not self._workers.are_lost
         until = time.monotonic() + self._settings.drain_timeout + API_STOP_S
         for server in uvicorn_workers.values():
             if server.is_alive():
@@ -281,12 +244,7 @@ class EardrumServer(ls.LitServer):
             server.join(max(0.0, until - time.monotonic()))
             server.kill()
         self._drained.set()
-        for worker in self._workers:
-            if worker.process.is_alive():
-                os.kill(pid_of(worker.process), STOP_SIGNAL)
-        for worker in self._workers:
-            worker.process.join(WORKER_STOP_S)
-            worker.process.kill()
+        self._workers.end()
         manager_of(manager).kill()  # asking it to end would wait for one that is frozen
 
     # ------------------------------------------------------------------------------------------------- the watch
@@ -308,8 +266,9 @@ class EardrumServer(ls.LitServer):
                 self.stop(MANAGER_DIED)
                 return
             try:
-                for worker in self._workers:
-                    self._look_after(worker)
+                self._workers.look_after()
+            except ServerFailed as failure:
+                self.stop(str(failure))
             except (EOFError, ConnectionError, FileNotFoundError):  # the manager dies, or is shut down, just now
                 pass
             except OSError:  # such as no more processes or memory, for a while
@@ -317,47 +276,11 @@ class EardrumServer(ls.LitServer):
 
     def _wait_for_a_death(self, manager: SyncManager, api_servers: list[BaseProcess]) -> None:
         """Or a moment. Of those that are known to be dead the watch knows already."""
-        processes = [manager_of(manager), *api_servers, *(worker.process for worker in self._workers)]
+        processes = [manager_of(manager), *api_servers, *self._workers.processes]
         alive = [process.sentinel for process in processes if process.is_alive()]
         wait(alive, WATCH_S) if alive else time.sleep(WATCH_S)
 
-    def _look_after(self, worker: _Worker) -> None:
-        now = time.monotonic()
-        if worker.restart_at is not None:
-            if now >= worker.restart_at:
-                self._restart(worker, now)
-        elif not worker.process.is_alive():
-            self._bury(worker, now)
-        elif self._is_late(worker):
-            log.error("%s %s", worker, self._too_slow)
-            worker.process.kill()
-        else:
-            self._note_ready(worker)
 
-    def _restart(self, worker: _Worker, now: float) -> None:
-        log.warning("%s is started anew", worker)
-        worker.restart_at = now + AGAIN_S  # should it not succeed
-        self._spool.forget(pid_of(worker.process))
-        worker.lives.start(now)
-        worker.process = self.launch_single_inference_worker(self.lit_api, worker.index)
-        worker.restart_at = None
-
-    def _bury(self, worker: _Worker, now: float) -> None:
-        ending = how_it_ended(worker.process)
-        delay_s = worker.lives.die(now)
-        if delay_s is None:
-            worker.restart_at = NEVER
-            times = "once" if worker.lives.short == 1 else f"{worker.lives.short} times in a row"
-            self.stop(
-                f"{worker} died {times} without having lasted. The last time it {ending}; what it said stands above."
-            )
-        else:
-            worker.restart_at = now + delay_s
-            when = f"in {delay_s:g} s" if delay_s else "at once"
-            log.error("%s %s; it is started anew %s", worker, ending, when)
-
-
-NEVER = float("inf")
 MANAGER_DIED = "The process that carries the queues died."
 
 
@@ -368,25 +291,6 @@ def manager_of(manager: SyncManager) -> BaseProcess:
 
 def manager_lives(manager: SyncManager) -> bool:
     return manager_of(manager).is_alive()
-
-
-def pid_of(process: BaseProcess) -> int:
-    assert process.pid is not None, "it has been started"
-    return process.pid
-
-
-def how_it_ended(process: BaseProcess) -> str:
-    """In words that go on from its name."""
-    status = process.exitcode
-    if status is None:
-        return "ended"
-    if status == -signal.SIGKILL:
-        return "was killed (SIGKILL), by hand or for want of memory,"
-    if status < 0:
-        return f"crashed ({signal.Signals(-status).name})"
-    if status == ENGINE_FAILED:
-        return "gave up"
-    return f"ended with status {status}"
 
 
 def _key_header(settings: Settings) -> str:
@@ -403,18 +307,3 @@ def end_forks_with_main() -> None:
     """Let the kernel kill processes that are forked from now on when the main one dies, however it dies."""
     prctl = ctypes.CDLL(None).prctl
     os.register_at_fork(after_in_child=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-
-
-def choose_accelerator(device: str) -> Accelerator:
-    """`auto` is CUDA where there is a GPU and a torch that can use it, else the CPU. Does not import torch: a process
-    that has started CUDA cannot be forked. Raises `ServerFailed` for a device that is not there."""
-    if device == "cuda" and not _has_gpu():
-        raise ServerFailed("No CUDA device is here: nvidia-smi lists none. See --device.")
-    if device != "auto":
-        return device  # type: ignore[return-value]
-    return "cuda" if _has_gpu() and not metadata.version("torch").endswith("+cpu") else "cpu"
-
-
-def _has_gpu() -> bool:
-    tool = shutil.which("nvidia-smi")
-    return tool is not None and subprocess.run([tool, "-L"], capture_output=True, check=False).returncode == 0

@@ -29,7 +29,8 @@ def main() -> int:
 def serve(settings) -> int:  # type: ignore[no-untyped-def]
     from api.spec import AudioSpec  # noqa: PLC0415
     from audio.spool import open_spool  # noqa: PLC0415
-    from lifecycle import EardrumServer, ServerFailed, check_spool  # noqa: PLC0415
+    from lifecycle import EardrumServer, check_spool  # noqa: PLC0415
+    from supervision import ServerFailed  # noqa: PLC0415
     from worker.lit_api import AudioChatAPI  # noqa: PLC0415
     from worker.loop import EngineLoop  # noqa: PLC0415
 

@@ -214,7 +214,7 @@ async def test_who_was_there_when_two_workers_died_is_refused_from_then_on() -> 
 
 async def test_of_several_suspects_each_is_tried_alone() -> None:
     """So that only the guilty one is refused, whoever else was there both times."""
-    workers = Workers()
+    workers = Workers(api_servers=2)
     workers.start(1, 2, 3, 4)
     suspects = await clients(workers, "good", "killer", "fine")
     for pid in (1, 2):
