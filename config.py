@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ MIB = 1 << 20
 LongAudio = Literal["error", "truncate", "chunk"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Domain = Annotated[str, Field(pattern=r"^\.?[^\s/:*@.][^\s/:*@]*$")]  # neither a URL, nor a port, nor a wildcard
+Ports = Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
 
 
 class Settings(BaseSettings):
@@ -126,14 +129,28 @@ class Settings(BaseSettings):
     decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")
     fetch_timeout: PositiveFloat = Field(10.0, description="all fetches of one request together")
     fetch_redirects: int = Field(5, ge=0, description="redirects to follow")
+    fetch_first_byte: PositiveFloat = Field(5.0, description="seconds until a host's answer must begin")
+    fetch_min_bytes_per_s: float = Field(8000.0, ge=0, description="slower hosts are given up, after 3 seconds")
+    fetch_cache_mb: int = Field(64, ge=0, description="MB of fetched audio kept as long as its host allows; 0: none")
+    allow_http: bool = Field(True, description="fetch http addresses, and not https ones only")
+    allow_domains: Annotated[tuple[Domain, ...], NoDecode] = Field(
+        (),
+        description="fetch from these hosts only, separated by commas; .example.org: all below it; none: from all",
+    )
+    allow_ports: Annotated[tuple[Ports, ...], NoDecode] = Field(
+        ("80", "443", "1024-65535"), description="fetch from these ports only, separated by commas"
+    )
+    allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="private networks to fetch from beside the public ones, as 10.1.0.0/16, separated by commas"
+    )
     allow_private_networks: bool = Field(False, description="fetch audio from private and loopback addresses too")
     spool_dir: Path | None = Field(None, description="where audio waits; /dev/shm where it has room, else temporary")
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allow_domains", "allow_ports", "allow_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(key.strip() for key in value.split(",") if key.strip())
+            return tuple(entry.strip() for entry in value.split(",") if entry.strip())
         return value
 
     @model_validator(mode="after")

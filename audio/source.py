@@ -76,14 +76,12 @@ class AudioSource:
             return part.path
         assert part.url is not None
         with located(part.place):
-            path = fetched.write(b"")
-            await self._fetch(part.url, path, until)
-            return path
+            return await self._fetch(part.url, fetched, until)
 
-    async def _fetch(self, url: str, target: str, until: float) -> None:
+    async def _fetch(self, url: str, fetched: SpoolFiles, until: float) -> str:
         try:
             async with asyncio.timeout_at(until):
-                await self._fetcher.fetch(url, Path(target))
+                return await self._fetcher.fetch(url, fetched)
         except TimeoutError:
             raise BadAudioUrl(f"the audio could not be fetched within {self._fetch_timeout_s:g} seconds.") from None
 

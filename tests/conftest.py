@@ -13,6 +13,8 @@ import models  # noqa: F401 -- before any test imports transformers: it brings t
 from tests.support.origin import Origin, run_origin
 from tests.support.servers import RunningServer, run_server
 
+ORIGIN_FLAGS = ("--allow-private-networks", "--fetch-first-byte", "9.5")  # it answers when a test lets it
+
 torch.set_num_threads(1)  # threads that wait for one another on few cores take longer than one thread
 
 settings.register_profile("ci", derandomize=True)  # CI tests the change; developers' runs look for new examples
@@ -23,14 +25,14 @@ if os.environ.get("CI"):
 @pytest.fixture(scope="session")
 def fake_server() -> Iterator[RunningServer]:
     """The whole stack with the fake model."""
-    with run_server("--model", "fake", "--allow-private-networks") as server:
+    with run_server("--model", "fake", *ORIGIN_FLAGS) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def whisper_server() -> Iterator[RunningServer]:
     """The whole stack with the real weights, under a name of the operator's."""
-    with run_server("--served-model-name", "my-model", "--allow-private-networks") as server:
+    with run_server("--served-model-name", "my-model", *ORIGIN_FLAGS) as server:
         yield server
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audio.addresses import FetchRules
 from audio.budget import AudioBudget
 from audio.decode import DecodeLimits, decode_file
 from audio.fetch import Fetcher
@@ -221,8 +222,8 @@ class Loading:
 
 @asynccontextmanager
 async def loading(budget_s: float) -> AsyncIterator[Loading]:
-    fetcher = Fetcher(1_000_000, 2, allow_private=True)
     with open_spool(None, 0) as spool:
+        fetcher = Fetcher(FetchRules(allow_private=True), spool)
         running = Loading(spool, fetcher, budget_s)
         try:
             yield running

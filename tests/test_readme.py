@@ -49,7 +49,13 @@ def test_every_setting_is_told_with_its_default() -> None:
         if isinstance(field.default, float):
             assert float(default) == field.default
         else:
-            assert default == {"None": "", "()": "", "False": "off"}.get(str(field.default), str(field.default))
+            assert default == _as_told(field.default)
+
+
+def _as_told(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return {"None": "", "False": "off", "True": "on"}.get(str(default), str(default))
 
 
 def test_the_curl_commands(whisper_server: RunningServer, origin: Origin) -> None:

@@ -171,7 +171,7 @@ def test_bad_audio_is_a_400_that_names_its_part(client, part, param, code, strea
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("text/", "FFmpeg"), ("status/404", "404"), ("gzip/jfk.ogg", "encoding"), ("drip/", "within")]
+    ("path", "message"), [("text/", "FFmpeg"), ("status/404", "404"), ("gzip/jfk.ogg", "encoding"), ("drip/", "slowly")]
 )
 def test_an_origin_that_misbehaves_is_told(client: openai.OpenAI, origin: Origin, path: str, message: str) -> None:
     """As a bad request, in time."""
@@ -280,12 +280,12 @@ def test_work_stops_when_the_client_leaves(client, fake_server: RunningServer, s
 
 async def test_a_slow_address_delays_nobody(fake_server: RunningServer, origin: Origin) -> None:
     """While more requests than there are rows wait 2 s for their audio, others come and go."""
-    slow = user(audio_url(origin.url("clip/cv-en-no.mp3?wait=2")))
+    slow = [user(audio_url(origin.url(f"clip/cv-en-no.mp3?wait=2&n={i}"))) for i in range(20)]
     async with fake_server.async_client() as client:
         asked = len(origin.requested)
         origin.release.clear()
         waiting = [
-            asyncio.ensure_future(client.chat.completions.create(model="fake", messages=slow)) for _ in range(20)
+            asyncio.ensure_future(client.chat.completions.create(model="fake", messages=messages)) for messages in slow
         ]
         await until(lambda: len(origin.requested) == asked + 20)
         for _ in range(5):

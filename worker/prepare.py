@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from audio.addresses import FetchRules, domain, port_range
 from audio.budget import AudioBudget
 from audio.decode import DecodeLimits, Waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
 from audio.source import AudioSource
 from audio.spool import Spool
-from config import Settings
+from config import MB, Settings
 from engine.grammar import Grammar
 from errors import BadRequest
 from models.base import Clip, Conversation, Turn
@@ -43,6 +44,7 @@ class Preparer:
             s_per_minute=settings.decode_s_per_minute,
         )
         self._decoders = DecodePool(settings.decode_processes, limits)
+        self._fetch_rules = _fetch_rules(settings)
         self._budget = AudioBudget(settings.prepare_ahead_s)
         self._source: AudioSource | None = None
 
@@ -80,7 +82,7 @@ class Preparer:
         settings = self._settings
         return AudioSource(
             spool=self._spool,
-            fetcher=Fetcher(settings.max_audio_bytes, settings.fetch_redirects, settings.allow_private_networks),
+            fetcher=Fetcher(self._fetch_rules, self._spool),
             decoders=self._decoders,
             budget=self._budget,
             sampling_rate=self._capabilities.sampling_rate,
@@ -110,6 +112,21 @@ class Preparer:
         used = sum(len(window) for clip in clips for window in clip.windows)
         heard = Heard(len(clips), sum(map(len, waveforms)) / rate, used / rate)
         return self._requests.prepare(job, _conversation(job, clips), heard, grammar)
+
+
+def _fetch_rules(settings: Settings) -> FetchRules:
+    return FetchRules(
+        max_bytes=settings.max_audio_bytes,
+        max_redirects=settings.fetch_redirects,
+        allow_http=settings.allow_http,
+        allow_ports=tuple(map(port_range, settings.allow_ports)),
+        allow_domains=tuple(map(domain, settings.allow_domains)),
+        allow_networks=settings.allow_networks,
+        allow_private=settings.allow_private_networks,
+        first_byte_s=settings.fetch_first_byte,
+        min_bytes_per_s=settings.fetch_min_bytes_per_s,
+        cache_bytes=settings.fetch_cache_mb * MB,
+    )
 
 
 def _conversation(job: Job, clips: Iterable[Clip]) -> Conversation:

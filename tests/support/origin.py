@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -109,3 +110,79 @@ def run_origin() -> Iterator[Origin]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+Talk = Callable[[asyncio.StreamWriter, str], Awaitable[None]]
+
+
+class RawOrigin:
+    """Says, byte for byte, what a test wants: `talk` gets the head of each request and writes what it likes."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._tasks: set[asyncio.Task] = set()
+        self.connections = 0
+        self.open = 0
+        self.heads: list[str] = []  # of all requests
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}/{path}"
+
+    def stop_talking(self) -> None:
+        """Whoever still talks does so to a client that has left; what it says is not heard by anybody."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.open += 1
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while not writer.is_closing():
+                    self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                    await self._talk(writer, self.heads[-1])
+                    await writer.drain()
+        finally:
+            self.open -= 1
+            self._tasks.discard(task)
+            writer.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[RawOrigin]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def talking(talk: Talk) -> AbstractAsyncContextManager[RawOrigin]:
+    return RawOrigin(talk).running()
+
+
+def saying(*answers: bytes, close: bool = False) -> Talk:
+    """The answers in turn, the last one for ever."""
+    left = list(answers)
+
+    async def talk(writer: asyncio.StreamWriter, _: str) -> None:
+        writer.write(left.pop(0) if len(left) > 1 else left[0])
+        if close:
+            await writer.drain()
+            writer.close()
+
+    return talk
+
+
+def answer(body: bytes = b"", status: str = "200 OK", length: int | None = None, **headers: str) -> bytes:
+    """An HTTP answer. `length`: what it says of its body, where that is not so."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,197 @@
+"""httpx over a pool of connections that dial only what they have checked, and read only so much of a head.
+
+The address is checked where it cannot change any more, in the connection: the name is resolved once, every answer
+is checked, and the checked address is dialled. TLS and the Host header go on using the name. No proxies. This file
+knows addresses and connections, and nothing of what is fetched over them.
+
+HTTP/1.1 only. One file is fetched over one connection, so HTTP/2 would save nothing that keep-alive does not, and
+httpcore's shares too much: it never resets a stream that is given up, which takes the connection's window from the
+others, and one stream's failed read ends them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import httpcore
+import httpx
+
+from audio.addresses import FetchRules
+from errors import BadAudioUrl
+
+RESOLVE_THREADS = 16
+MAX_HEAD_BYTES = 65_536  # of an answer, with all 1xx before it; servers send 1 or 2 kB, rarely 16
+KEPT_CONNECTIONS = 16
+KEEP_ALIVE_S = 15.0  # less than servers keep theirs, mostly
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Dials only addresses that it has resolved and checked itself."""
+
+    def __init__(self, rules: FetchRules) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        self._rules = rules
+        self._resolvers = ThreadPoolExecutor(RESOLVE_THREADS, thread_name_prefix="resolve")
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 -- httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        dial = partial(
+            self._inner.connect_tcp,
+            port=port,
+            timeout=timeout,
+            local_address=local_address,
+            socket_options=socket_options,
+        )
+        *others, last = await self._resolve(host, port)
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return _MeteredStream(await dial(address))
+        return _MeteredStream(await dial(last))
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        """The addresses of a name, each of them allowed. In threads of its own, which a slow name server may hold."""
+        resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            answers = await asyncio.get_running_loop().run_in_executor(self._resolvers, resolve)
+        except (OSError, UnicodeError) as error:
+            raise BadAudioUrl("the host name could not be resolved.") from error
+        addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        if not addresses:
+            raise BadAudioUrl("the host name could not be resolved.")
+        if not all(map(self._rules.allows_address, addresses)):
+            raise BadAudioUrl("the address is not a public one, and this server fetches only public ones.")
+        return addresses
+
+    def close(self) -> None:
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+
+class _MeteredStream(httpcore.AsyncNetworkStream):
+    """A connection on which no more than `MAX_HEAD_BYTES` are read between a request and the body of its answer.
+
+    That bounds the number of 1xx answers, too, which httpcore skips one after another.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._head_left: int | None = None  # none: the head is over
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
+        if self._head_left is None:
+            return await self._inner.read(max_bytes, timeout)
+        if self._head_left == 0:
+            raise BadAudioUrl("the head of the host's answer is too large.")
+        data = await self._inner.read(min(max_bytes, self._head_left), timeout)
+        self._head_left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- httpcore's
+        self._head_left = MAX_HEAD_BYTES
+        await self._inner.write(buffer, timeout)
+
+    def begin_body(self) -> None:
+        """The head is there. Raises where it was there before it was asked for: behind the answer before it, as what
+        was left of it."""
+        before, self._head_left = self._head_left, None
+        if before == MAX_HEAD_BYTES:
+            raise httpcore.RemoteProtocolError("an answer came before its request")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 -- httpcore's
+    ) -> httpcore.AsyncNetworkStream:
+        return _MeteredStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.aiter_stream():
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+class _Dialled:
+    """Notes, as httpcore's `trace`, whether a request got a connection of its own, or one that was kept."""
+
+    def __init__(self) -> None:
+        self.anew = False
+
+    async def __call__(self, event: str, _: dict[str, Any]) -> None:
+        self.anew |= event == "connection.connect_tcp.started"
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """httpx over an httpcore pool that has our network backend (httpx has no parameter for it).
+
+    Connections are kept for the next fetch from the same scheme, host and port. Their addresses were checked when
+    they were dialled, by rules that never change, so they are as good as new ones. The number in use has no bound but
+    the jobs in preparation: a slow host must not take the places of others.
+    """
+
+    def __init__(self, rules: FetchRules, ssl_context: ssl.SSLContext) -> None:
+        self._backend = _GuardedBackend(rules)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context,
+            network_backend=self._backend,
+            max_connections=None,
+            max_keepalive_connections=KEPT_CONNECTIONS,
+            keepalive_expiry=KEEP_ALIVE_S,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        dialled = _Dialled()
+        try:
+            return await self._ask(request, dialled)
+        except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
+            if dialled.anew:
+                raise
+        return await self._ask(request, dialled)  # the host had just closed the connection that was kept
+
+    async def _ask(self, request: httpx.Request, dialled: _Dialled) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        extensions = {**request.extensions, "trace": dialled}
+        inner = httpcore.Request(request.method, url, headers=request.headers.raw, extensions=extensions)
+        response = await self._pool.handle_async_request(inner)
+        try:
+            response.extensions["network_stream"].begin_body()
+        except httpcore.RemoteProtocolError:
+            await response.aclose()  # its body is not read, so its connection is not kept
+            raise
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        self._backend.close()
+        await self._pool.aclose()
