@@ -46,9 +46,10 @@ class Spool:
         return str(path)
 
     def link(self, path: str) -> str:
-        """Another name for a file, which lives until both are removed."""
+        """Another name for a file, which lives until both are removed. Raises `Overloaded` where it does not fit."""
         other = self._new_path()
-        os.link(path, other)
+        with room_for_audio():
+            os.link(path, other)
         return str(other)
 
     def _new_path(self) -> Path:

@@ -26,8 +26,9 @@ import httpx
 from audio.addresses import FetchRules
 from errors import BadAudioUrl
 
-RESOLVE_THREADS = 16
+RESOLVE_THREADS = 64  # as many as jobs are prepared ahead, by default: who names a slow name server holds one
 MAX_HEAD_BYTES = 65_536  # of an answer, with all 1xx before it; servers send 1 or 2 kB, rarely 16
+MAX_READ_BYTES = 16_384  # at once: what is read is parsed in one go, which takes a while where chunks are tiny
 KEPT_CONNECTIONS = 16
 KEEP_ALIVE_S = 15.0  # less than servers keep theirs, mostly
 
@@ -58,8 +59,8 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         *others, last = await self._resolve(host, port)
         for address in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return _MeteredStream(await dial(address))
-        return _MeteredStream(await dial(last))
+                return MeteredStream(await dial(address))
+        return MeteredStream(await dial(last))
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         """The addresses of a name, each of them allowed. In threads of its own, which a slow name server may hold."""
@@ -79,7 +80,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
 
-class _MeteredStream(httpcore.AsyncNetworkStream):
+class MeteredStream(httpcore.AsyncNetworkStream):
     """A connection on which no more than `MAX_HEAD_BYTES` are read between a request and the body of its answer.
 
     That bounds the number of 1xx answers, too, which httpcore skips one after another.
@@ -90,6 +91,7 @@ class _MeteredStream(httpcore.AsyncNetworkStream):
         self._head_left: int | None = None  # none: the head is over
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
+        max_bytes = min(max_bytes, MAX_READ_BYTES)
         if self._head_left is None:
             return await self._inner.read(max_bytes, timeout)
         if self._head_left == 0:
@@ -118,7 +120,7 @@ class _MeteredStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 -- httpcore's
     ) -> httpcore.AsyncNetworkStream:
-        return _MeteredStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return MeteredStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

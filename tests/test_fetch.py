@@ -10,11 +10,13 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import cast
 
+import httpcore
 import pytest
 
 from audio.budget import AudioBudget
 from audio.pool import DecodePool
 from audio.source import AudioSource
+from audio.transport import MAX_READ_BYTES, MeteredStream
 from errors import AudioTooLong, BadAudioUrl
 from tests.support.fetching import LIMIT, fetching
 from tests.support.origin import Origin, Talk, answer, saying, talking
@@ -25,6 +27,7 @@ from wire import AudioPart
 PUBLIC, PRIVATE, LINK_LOCAL = "93.184.216.34", "127.0.0.1", "169.254.169.254"
 LOOPBACK = (ip_network("127.0.0.1/32"),)
 SECRET = "hunter2"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 NO_DECODERS = cast("DecodePool", None)  # nothing comes so far
 
 
@@ -90,8 +93,9 @@ async def test_what_an_origin_does_wrong_is_told(path, error, message, origin: O
     ("talk", "message"),
     [
         (saying(answer(b"half", length=8), close=True), "broke off"),
-        (saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", close=True), "broke off"),
-        (saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n"), "broke off"),
+        (saying(CHUNKED + b"4\r\nhalf\r\n", close=True), "broke off"),
+        (saying(CHUNKED + b"4\r\nhalf\r\nzz\r\n"), "broke off"),
+        (saying(CHUNKED + b"1\r\nx\r\n" * 1001), "too many small pieces"),
         (saying(b"", close=True), "connection failed"),
         (saying(f"{SECRET} is not HTTP\r\n\r\n".encode()), "connection failed"),
         (saying(answer(b"", length=10**30)), "connection failed"),
@@ -131,11 +135,17 @@ async def test_a_declared_length_over_the_limit_is_refused_at_once() -> None:
 
 async def test_bytes_are_counted_while_they_come() -> None:
     """Up to the limit, whatever the head says."""
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with talking(saying(chunked + b"64\r\n" + b"a" * 100 + b"\r\n0\r\n\r\n")) as origin:
+    async with talking(saying(CHUNKED + b"64\r\n" + b"a" * 100 + b"\r\n0\r\n\r\n")) as origin:
         assert "99 bytes" in await refusal(origin.url("a"), AudioTooLong, max_bytes=99)
         async with fetching(max_bytes=100) as fetch:
             assert await fetch.get(origin.url("a")) == b"a" * 100
+
+
+async def test_small_pieces_are_well_where_they_are_few() -> None:
+    """Or not so small."""
+    for pieces in (b"1\r\nx\r\n" * 1000, (b"28\r\n" + b"x" * 40 + b"\r\n") * 2000):
+        async with talking(saying(CHUNKED + pieces + b"0\r\n\r\n")) as origin, fetching() as fetch:
+            assert set(await fetch.get(origin.url("a"))) == set(b"x")
 
 
 # ----------------------------------------------------------------------------------------------------------------- time
@@ -388,3 +398,20 @@ async def test_environment_proxies_are_not_used(origin: Origin, monkeypatch: pyt
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     async with fetching() as fetch:
         assert await fetch.get(origin.url("clip/jfk.ogg"))
+
+
+async def test_only_so_much_is_read_at_once() -> None:
+    """What is read is parsed without a pause, and nobody else's fetch goes on meanwhile."""
+    asked = []
+
+    class Stream(httpcore.AsyncMockStream):
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            asked.append(max_bytes)
+            return await super().read(max_bytes, timeout)
+
+    stream = MeteredStream(Stream([b"head", b"body"]))
+    await stream.write(b"GET")
+    assert await stream.read(1 << 20) == b"head"
+    stream.begin_body()
+    assert await stream.read(1 << 20) == b"body"
+    assert asked == [MAX_READ_BYTES, MAX_READ_BYTES]

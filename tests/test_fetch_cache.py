@@ -196,6 +196,16 @@ async def test_what_is_confirmed_is_fresh_again() -> None:
         assert len(origin.heads) == 2
 
 
+async def test_what_nobody_asked_is_no_confirmation() -> None:
+    """A 304 for an audio that went stale and had no validator."""
+    talk = saying(answer(b"audio", Cache_Control="max-age=60"), answer(b"", "304 Not Modified"))
+    async with talking(talk) as origin, keeping() as fetch:
+        assert await fetch.get(origin.url("a")) == b"audio"
+        fetch.fetcher._cache.clock = lambda: time.monotonic() + 60
+        with pytest.raises(BadAudioUrl, match="304"):
+            await fetch.get(origin.url("a"))
+
+
 async def test_what_must_not_be_kept_any_more_is_dropped() -> None:
     """Its host changed its mind."""
     talk = saying(answer(b"audio", ETag='"v1"'), answer(b"", "304 Not Modified", Cache_Control="no-store"), answer(b""))
