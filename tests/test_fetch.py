@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
 from ipaddress import ip_network
+from pathlib import Path
 from typing import cast
 
 import httpcore
@@ -331,6 +335,38 @@ async def test_all_addresses_of_a_name_are_tried(origin: Origin, resolves) -> No
         assert await fetch.get(origin.url("clip/jfk.ogg").replace("127.0.0.1", "two.invalid"))
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of audio.test, with its key, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificate with openssl")
+    path = tmp_path_factory.mktemp("tls") / "audio.test.pem"
+    names = ["-subj", "/CN=audio.test", "-addext", "subjectAltName=DNS:audio.test"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", path, "-out", f"{path}.crt"]
+    subprocess.run(make, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
+
+
+async def test_certificates_are_held_against_names(certificate: Path, resolves) -> None:
+    """Though an address is dialled that was resolved before."""
+    trusting = ssl.create_default_context(cafile=certificate)
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(certificate)
+    resolves(PRIVATE)
+    async with talking(saying(answer(b"audio")), theirs) as origin:
+        url = origin.url("a", "audio.test").replace("http:", "https:")
+        async with fetching(ssl_context=trusting) as fetch:
+            for _ in range(2):
+                assert await fetch.get(url) == b"audio"
+            assert origin.connections == 1
+            with pytest.raises(BadAudioUrl, match="connection failed"):
+                await fetch.get(url.replace("audio.test", "other.test"))
+        async with fetching() as fetch:
+            with pytest.raises(BadAudioUrl, match="connection failed"):
+                await fetch.get(url)
+
+
 # ---------------------------------------------------------------------------------------------------------- connections
 
 
@@ -405,7 +441,7 @@ async def test_only_so_much_is_read_at_once() -> None:
     asked = []
 
     class Stream(httpcore.AsyncMockStream):
-        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
             asked.append(max_bytes)
             return await super().read(max_bytes, timeout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -151,8 +152,8 @@ class RawOrigin:
             writer.close()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[RawOrigin]:
-        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+    async def running(self, tls: ssl.SSLContext | None) -> AsyncIterator[RawOrigin]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -164,8 +165,8 @@ class RawOrigin:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def talking(talk: Talk) -> AbstractAsyncContextManager[RawOrigin]:
-    return RawOrigin(talk).running()
+def talking(talk: Talk, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[RawOrigin]:
+    return RawOrigin(talk).running(tls)
 
 
 def saying(*answers: bytes, close: bool = False) -> Talk:
