@@ -1,4 +1,4 @@
-# make serve | test | check | format | soak | bench-engine | install | clean
+# make serve | test | check | format | soak | bench-engine | bench-slow-urls | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format soak bench-engine clean
+.PHONY: install serve test check format soak bench-engine bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,10 @@ soak: install
 # make bench-engine ARGS="--quick"
 bench-engine: install
 	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+# make bench-slow-urls ARGS="--quick"
+bench-slow-urls: install
+	$(BIN)/python -m benchmarks.slow_urls $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

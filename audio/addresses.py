@@ -78,8 +78,8 @@ def is_public(address: str) -> bool:
 
 
 def _plain_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
+    """As IPv4 where it is IPv4 in IPv6's clothes."""
+    ip = ipaddress.ip_address(address)
     return getattr(ip, "ipv4_mapped", None) or ip
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class FetchCache:
         self._kept.move_to_end(url)
         path = self._spool.link(kept.path)
         files.add(path)
-        return Kept(path, kept.headers, kept.fresh_until, kept.num_bytes)
+        return replace(kept, path=path)
 
     def is_fresh(self, kept: Kept) -> bool:
         """Whether it may be used without asking."""
@@ -67,14 +67,18 @@ class FetchCache:
     def put(self, url: str, path: str, status: int, headers: Mapping[str, str], asked_at: float) -> None:
         """Keep the audio at `path` if its host allows that. `headers`: in lower case; `asked_at`: by our clock."""
         self._drop(url)
-        told = {name: headers[name] for name in _KEPT_HEADERS if headers.get(name, "").isascii() and name in headers}
+        told = {name: headers[name] for name in _KEPT_HEADERS if name in headers and headers[name].isascii()}
         fresh_s = freshness_s(told)
-        num_bytes = ENTRY_BYTES + Path(path).stat().st_size + len(url) + sum(map(len, told.values()))
-        kept = Kept(path, told, asked_at + (fresh_s or 0), num_bytes)
-        if status != _STORABLE or fresh_s is None or not (fresh_s or kept.questions) or num_bytes > self._max_bytes:
+        if status != _STORABLE or fresh_s is None:
             return
-        self._kept[url] = Kept(self._spool.link(path), told, kept.fresh_until, num_bytes)
-        self._bytes += num_bytes
+        num_bytes = ENTRY_BYTES + Path(path).stat().st_size + len(url) + sum(map(len, told.values()))
+        kept = Kept(path, told, asked_at + fresh_s, num_bytes)
+        if (fresh_s or kept.questions) and num_bytes <= self._max_bytes:
+            self._add(url, replace(kept, path=self._spool.link(path)))
+
+    def _add(self, url: str, kept: Kept) -> None:
+        self._kept[url] = kept
+        self._bytes += kept.num_bytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 

@@ -20,3 +20,12 @@ def test_the_engines_benchmark_compares_answers_and_writes_its_section(tmp_path:
     assert "somebody else's section" in text
     assert "engine / one by one" in text
     assert "share of the step" in text
+
+
+def test_the_benchmark_of_slow_addresses_writes_its_section(tmp_path: Path) -> None:
+    """In small."""
+    results = tmp_path / "RESULTS.md"
+    command = [sys.executable, "-m", "benchmarks.slow_urls", "--quick", "--results", str(results)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "p95 with both / without" in results.read_text()
