@@ -167,13 +167,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        dialled = _Dialled()
-        try:
-            return await self._ask(request, dialled)
-        except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
-            if dialled.anew:
-                raise
-        return await self._ask(request, dialled)  # the host had just closed the connection that was kept
+        while True:  # each turn but the last uses up a kept connection, which its host had just closed
+            dialled = _Dialled()
+            try:
+                return await self._ask(request, dialled)
+            except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
+                if dialled.anew:
+                    raise
 
     async def _ask(self, request: httpx.Request, dialled: _Dialled) -> httpx.Response:
         url = httpcore.URL(

@@ -58,6 +58,7 @@ def test_a_private_network_may_be_allowed(address: str, allowed: bool) -> None:
         *("http://user:secret@example.com/a", "http://exa\nmple.com/", "http://example.com\\@127.0.0.1/", "gopher://x"),
         *("http://example.com/" + "a" * 9000, "http://example.com:99999/", "http://example.com:0/", "http://./"),
         *("http://:80/", "http://[::1", "http://xn--a-.invalid/"),
+        "http://example.com/\u202egpj.live",
     ],
 )
 def test_what_is_not_an_address_is_refused(url: str) -> None:

@@ -385,19 +385,24 @@ async def test_a_connection_is_used_again() -> None:
         assert origin.connections == 1
 
 
-async def test_a_kept_connection_that_its_host_closes_is_no_failure() -> None:
-    """Hosts close idle ones when they like, at times in the moment of the next request."""
+async def test_kept_connections_that_their_host_closes_are_no_failure() -> None:
+    """Hosts close idle ones when they like, at times in the moment of the next request; here all of them."""
+    together = asyncio.Barrier(3)
 
     async def once(writer: asyncio.StreamWriter, head: str) -> None:
-        if len(origin.heads) == 2:
+        if writer in served:
             writer.close()  # read the request, and went
-        else:
-            writer.write(answer(head.split()[1].encode()))
+            return
+        if "last" not in head:
+            await together.wait()
+        served.append(writer)
+        writer.write(answer(b"audio"))
 
+    served: list[asyncio.StreamWriter] = []
     async with talking(once) as origin, fetching() as fetch:
-        assert await fetch.get(origin.url("1")) == b"/1"
-        assert await fetch.get(origin.url("2")) == b"/2"
-        assert (origin.connections, len(origin.heads)) == (2, 3)
+        assert await asyncio.gather(*(fetch.get(origin.url(f"{i}")) for i in range(3))) == [b"audio"] * 3
+        assert await fetch.get(origin.url("last")) == b"audio"
+        assert (origin.connections, len(origin.heads)) == (4, 3 + 4)
 
 
 async def test_a_new_connection_that_fails_is_not_tried_again() -> None:
