@@ -420,6 +420,7 @@ async def test_what_stands_behind_an_answer_is_no_answer() -> None:
     ):
         assert await fetch.get(origin.url("1")) == b"first"
         assert await fetch.get(origin.url("2")) == b"second"
+        await until(lambda: origin.open == 1)  # where the two were mixed up is closed
 
 
 async def test_slow_hosts_take_nobodys_connection() -> None:
