@@ -22,7 +22,6 @@ _STORABLE = 200
 _KEPT_HEADERS = ("cache-control", "expires", "date", "age", "vary", "etag", "last-modified")
 _AT_THAT_TIME = frozenset({"age", "date"})  # headers of one answer, which do not hold for the next
 _VALIDATORS = {"etag": "if-none-match", "last-modified": "if-modified-since"}
-_MAX_DIGITS = 9  # of seconds; 30 years and more are all the same
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,6 @@ def _directives(text: str) -> dict[str, str]:
 
 
 def _seconds(text: str) -> float:
-    """None where it is no number."""
+    """Zero where it is no number; infinite where it has hundreds of digits."""
     text = text.strip()
-    return float(text[:_MAX_DIGITS]) if text.isascii() and text.isdecimal() else 0.0
+    return float(text) if text.isascii() and text.isdecimal() else 0.0

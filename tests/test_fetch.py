@@ -131,6 +131,15 @@ async def test_a_few_early_hints_do_no_harm() -> None:
         assert await fetch.get(origin.url("a")) == b"audio"
 
 
+async def test_redirects_are_followed_as_often_as_allowed() -> None:
+    """Here twice; and what refuses an answer leaves no connection behind."""
+    async with talking(saying(answer(b"", "302 Found", Location="/again"))) as origin, fetching() as fetch:
+        with pytest.raises(BadAudioUrl, match="more than 2 times"):
+            await fetch.get(origin.url("a"))
+        assert len(origin.heads) == 3
+        await until(lambda: not origin.open)
+
+
 async def test_a_declared_length_over_the_limit_is_refused_at_once() -> None:
     """Before the body is read: here it never comes."""
     async with talking(saying(answer(b"", length=LIMIT + 1))) as origin:

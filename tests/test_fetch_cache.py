@@ -36,6 +36,7 @@ DATE = "Sat, 28 Nov 2026 08:00:00 GMT"
         ({"cache-control": "max-age=60", "age": "50"}, 10),
         ({"cache-control": "max-age=60", "age": "70"}, 0),
         ({"cache-control": "max-age=60", "expires": "0"}, 60),
+        ({"cache-control": "max-age=" + "9" * 5000, "age": "9" * 5000}, 0),
         ({"cache-control": "max-age=-1"}, 0),
         ({"cache-control": "max-age=soon"}, 0),
         ({"cache-control": "max-age=60, no-cache"}, 0),
