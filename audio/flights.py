@@ -44,16 +44,12 @@ class Flights:
         files = self._spool.files()
         flight = self._by_key[key] = _Flight(asyncio.create_task(fetch(files)), files)
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(self._landed)
+        flight.task.add_done_callback(self._tasks.discard)
         return flight
 
-    def _landed(self, task: asyncio.Task[str]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # where all left in the moment of its failure, asyncio need not complain
-
     def _end(self, key: str, flight: _Flight) -> None:
-        """The last one leaves. Who asks for `key` in this moment starts anew."""
+        """The last one leaves. Who asks for `key` in this moment starts anew. Where the fetch has failed already,
+        cancelling also tells asyncio that nobody will look at its error."""
         del self._by_key[key]
         flight.task.cancel()
         flight.files.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, closing
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from audio.fetch_cache import ENTRY_BYTES, FetchCache, freshness_s
-from audio.spool import Spool, open_spool
+from audio.flights import Flights
+from audio.spool import Spool, SpoolFiles, open_spool
 from errors import BadAudioUrl
 from tests.support.fetching import Fetching, fetching
 from tests.support.origin import answer, saying, talking
@@ -328,17 +330,17 @@ async def test_one_who_leaves_takes_nothing_from_the_others() -> None:
 async def test_when_all_have_left_the_fetch_ends() -> None:
     """And the next one starts anew."""
     gate = Gate()
-    async with talking(gate.talk) as origin, fetching() as fetch:
+    async with talking(gate.talk) as origin, fetching(first_byte_s=60.0) as fetch:
         tasks = asking(fetch, origin.url("a"), 3)
         await until(lambda: origin.heads)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        await until(lambda: not fetch.fetcher._flights._tasks)
         (again,) = asking(fetch, origin.url("a"), 1)
         await until(lambda: len(origin.heads) == 2)
         gate.open.set()
         assert await again == b"audio"
-        await until(lambda: not fetch.fetcher._flights._tasks)
 
 
 async def test_all_who_wait_learn_of_a_failure() -> None:
@@ -356,6 +358,23 @@ async def test_all_who_wait_learn_of_a_failure() -> None:
         failures = await asyncio.gather(*tasks, return_exceptions=True)
         assert [str(failure) for failure in failures] == ["the host answered with status 404."] * 3
         assert len(origin.heads) == 1
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_nobodys_trouble(spool: Spool) -> None:
+    """The last one leaves in its moment: asyncio would complain of an error that nobody looked at."""
+    flights, complaints = Flights(spool), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def fail(_: SpoolFiles) -> str:
+        waiting[0].cancel()
+        raise BadAudioUrl("too late")
+
+    with closing(spool.files()) as files:
+        waiting = [asyncio.create_task(flights.join("a", fail, files))]
+        await asyncio.wait(waiting)
+        assert waiting.pop().cancelled()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_closing_ends_what_is_under_way() -> None:
