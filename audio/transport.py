@@ -1,4 +1,4 @@
-"""httpx over a pool of connections that dial only what they have checked, and read only so much of a head.
+"""httpx over connections that dial only what they have checked, and read only so much of a head.
 
 The address is checked where it cannot change any more, in the connection: the name is resolved once, every answer
 is checked, and the checked address is dialled. TLS and the Host header go on using the name. No proxies. This file
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -126,74 +126,105 @@ class MeteredStream(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
 
+class _Line(httpcore.AsyncNetworkBackend):
+    """One connection, and the socket below it. For httpcore it is the backend that dials, for us what can be closed for
+    certain: cancelled at the wrong moment, in a TLS handshake above all, httpcore lets go of sockets that are open."""
+
+    def __init__(self, origin: httpcore.Origin, backend: _GuardedBackend, ssl_context: ssl.SSLContext) -> None:
+        self.connection = httpcore.AsyncHTTPConnection(
+            origin, ssl_context, keepalive_expiry=KEEP_ALIVE_S, network_backend=self
+        )
+        self._backend = backend
+        self._stream: httpcore.AsyncNetworkStream | None = None
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        self._stream = await self._backend.connect_tcp(host, port, *args, **options)
+        return self._stream
+
+    async def ask(self, request: httpcore.Request) -> httpcore.Response:
+        response = await self.connection.handle_async_request(request)
+        response.extensions["network_stream"].begin_body()
+        return response
+
+    async def aclose(self) -> None:
+        """The socket is closed before anything here waits."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
+    def __init__(self, response: httpcore.Response, release: Callable[[], Awaitable[None]]) -> None:
         self._response = response
+        self._release = release
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._response.aiter_stream():
             yield chunk
 
     async def aclose(self) -> None:
-        await self._response.aclose()
-
-
-class _Dialled:
-    """Notes, as httpcore's `trace`, whether a request got a connection of its own, or one that was kept."""
-
-    def __init__(self) -> None:
-        self.anew = False
-
-    async def __call__(self, event: str, _: dict[str, Any]) -> None:
-        self.anew |= event == "connection.connect_tcp.started"
+        try:
+            await self._response.aclose()
+        finally:
+            await self._release()
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """httpx over an httpcore pool that has our network backend (httpx has no parameter for it).
+    """httpx over connections of ours, each of which has one user at a time.
 
-    Connections are kept for the next fetch from the same scheme, host and port. Their addresses were checked when
-    they were dialled, by rules that never change, so they are as good as new ones. The number in use has no bound but
-    the jobs in preparation: a slow host must not take the places of others.
+    Some are kept for the next fetch from the same scheme, host and port. Their addresses were checked when they were
+    dialled, by rules that never change, so they are as good as new ones. The number in use has no bound but the jobs
+    in preparation: a slow host must not take the places of others.
     """
 
     def __init__(self, rules: FetchRules, ssl_context: ssl.SSLContext) -> None:
         self._backend = _GuardedBackend(rules)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context,
-            network_backend=self._backend,
-            max_connections=None,
-            max_keepalive_connections=KEPT_CONNECTIONS,
-            keepalive_expiry=KEEP_ALIVE_S,
-        )
+        self._ssl_context = ssl_context
+        self._kept: list[_Line] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        while True:  # each turn but the last uses up a kept connection, which its host had just closed
-            dialled = _Dialled()
-            try:
-                return await self._ask(request, dialled)
-            except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
-                if dialled.anew:
-                    raise
-
-    async def _ask(self, request: httpx.Request, dialled: _Dialled) -> httpx.Response:
         url = httpcore.URL(
             scheme=request.url.raw_scheme,
             host=request.url.raw_host,
             port=request.url.port,
             target=request.url.raw_path,
         )
-        extensions = {**request.extensions, "trace": dialled}
-        inner = httpcore.Request(request.method, url, headers=request.headers.raw, extensions=extensions)
-        response = await self._pool.handle_async_request(inner)
+        inner = httpcore.Request(request.method, url, headers=request.headers.raw, extensions=request.extensions)
+        while (line := self._take(url.origin)) is not None:
+            with suppress(httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
+                return await self._ask(line, inner)  # if its host has not just closed it
+        return await self._ask(_Line(url.origin, self._backend, self._ssl_context), inner)
+
+    async def _ask(self, line: _Line, request: httpcore.Request) -> httpx.Response:
         try:
-            response.extensions["network_stream"].begin_body()
-        except httpcore.RemoteProtocolError:
-            await response.aclose()  # its body is not read, so its connection is not kept
+            response = await line.ask(request)
+        except BaseException:
+            await line.aclose()
             raise
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
-        )
+        body = _Body(response, partial(self._release, line))
+        return httpx.Response(response.status, headers=response.headers, stream=body, extensions=response.extensions)
+
+    def _take(self, origin: httpcore.Origin) -> _Line | None:
+        """A kept connection, the one that was used last. One on which something waits to be read has expired."""
+        for line in reversed(self._kept):
+            if line.connection.can_handle_request(origin) and not line.connection.has_expired():
+                self._kept.remove(line)
+                return line
+        return None
+
+    async def _release(self, line: _Line) -> None:
+        """Keep a connection whose answer was read to its end, rather than one that is over or too much."""
+        over: _Line | None = line
+        if line.connection.is_idle():
+            self._kept.append(line)
+            over = next((kept for kept in self._kept if kept.connection.has_expired()), None)
+            if over is None and len(self._kept) > KEPT_CONNECTIONS:
+                over = self._kept[0]
+            if over is not None:
+                self._kept.remove(over)
+        if over is not None:
+            await over.aclose()
 
     async def aclose(self) -> None:
         self._backend.close()
-        await self._pool.aclose()
+        for line in self._kept:
+            await line.aclose()

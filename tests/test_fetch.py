@@ -20,7 +20,7 @@ import pytest
 from audio.budget import AudioBudget
 from audio.pool import DecodePool
 from audio.source import AudioSource
-from audio.transport import MAX_READ_BYTES, MeteredStream
+from audio.transport import KEPT_CONNECTIONS, MAX_READ_BYTES, MeteredStream
 from errors import AudioTooLong, BadAudioUrl
 from tests.support.fetching import LIMIT, fetching
 from tests.support.origin import Origin, Talk, answer, saying, talking
@@ -202,6 +202,28 @@ async def test_who_keeps_us_waiting_is_given_up(talk: Talk, message: str) -> Non
         assert message in await refusal(origin.url("a"), first_byte_s=0.3, pace_s=0.3)
         origin.stop_talking()
         await until(lambda: not origin.open)
+
+
+async def test_who_is_given_up_in_the_handshake_is_let_go() -> None:
+    """Here a host that never says a word of TLS; its connection is closed at once."""
+    async with talking(silent) as origin, fetching(first_byte_s=0.3) as fetch:
+        with pytest.raises(BadAudioUrl, match="did not answer in time"):
+            await fetch.get(origin.url("a").replace("http:", "https:"))
+        assert origin.connections == 1
+        await until(lambda: not origin.open)
+
+
+async def test_only_so_many_connections_are_kept() -> None:
+    """However many there were at once."""
+    together = asyncio.Barrier(KEPT_CONNECTIONS + 4)
+
+    async def talk(writer: asyncio.StreamWriter, _: str) -> None:
+        await together.wait()
+        writer.write(answer(b"audio"))
+
+    async with talking(talk) as origin, fetching() as fetch:
+        await asyncio.gather(*(fetch.get(origin.url(f"{i}")) for i in range(together.parties)))
+        await until(lambda: origin.open == KEPT_CONNECTIONS)
 
 
 async def test_who_sends_steadily_has_time() -> None:
