@@ -454,6 +454,22 @@ async def test_what_stands_behind_an_answer_is_no_answer() -> None:
         await until(lambda: origin.open == 1)  # where the two were mixed up is closed
 
 
+async def test_what_comes_unasked_is_no_answer() -> None:
+    """A second answer that arrives on a connection while it is kept."""
+    writers = []
+
+    async def talk(writer: asyncio.StreamWriter, head: str) -> None:
+        writers.append(writer)
+        writer.write(answer(head.split()[1].encode()))
+
+    async with talking(talk) as origin, fetching() as fetch:
+        assert await fetch.get(origin.url("1")) == b"/1"
+        writers[0].write(answer(b"smuggled"))
+        (line,) = fetch.fetcher._client._transport._kept
+        await until(line.connection.has_expired)
+        assert await fetch.get(origin.url("2")) == b"/2"
+
+
 async def test_slow_hosts_take_nobodys_connection() -> None:
     """However many of their clips are waited for."""
     async with talking(silent) as slow, talking(saying(answer(b"audio"))) as quick, fetching() as fetch:
