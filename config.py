@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     decode_processes: PositiveInt = Field(2, description="processes that decode audio, for each worker")
     decode_base_s: PositiveFloat = Field(5.0, description="CPU seconds that decoding may take")
     decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")
+    allow_truncated_audio: bool = Field(False, description="hear audio that breaks off, as far as it goes")
     fetch_timeout: PositiveFloat = Field(10.0, description="all fetches of one request together")
     fetch_redirects: int = Field(5, ge=0, description="redirects to follow")
     fetch_first_byte: PositiveFloat = Field(5.0, description="seconds until a host's answer must begin")

@@ -14,49 +14,19 @@ import numpy as np
 import psutil
 import pytest
 
-from audio.decode import DecodeLimits, decode_file, read_waveform
+from audio.decode import DecodeLimits
 from audio.pool import DecodePool
 from errors import AudioTooLong, BadAudio
+from tests.support.decoding import LIMITS, decode
+from tests.support.recordings import encode
 from tests.support.speech import CLIPS, DATA
 from tests.support.waiting import until
 
 RATE = 16_000
-LIMITS = DecodeLimits(max_seconds=100, max_decoded_bytes=1 << 28, base_s=5, s_per_minute=1)
-
-
-def decode(data: bytes, directory: Path, rate: int = RATE, limits: DecodeLimits = LIMITS) -> np.ndarray:
-    source, target = directory / "source", directory / "target"
-    source.write_bytes(data)
-    target.write_bytes(b"")
-    samples = decode_file(str(source), str(target), rate, limits)
-    waveform = read_waveform(str(target))
-    assert len(waveform) == samples
-    assert waveform.dtype == np.float32
-    return waveform
 
 
 def sine(seconds: float, rate: int, hertz: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-
-
-def encode(samples: np.ndarray, rate: int, container: str, codec: str, layout: str = "mono") -> bytes:
-    """Samples, shape (channels, samples), in a file made by PyAV."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.atleast_2d(samples)), format="fltp", layout=layout)
-        frame.sample_rate = rate
-        assert isinstance(stream, av.AudioStream)
-        resampler = av.AudioResampler(stream.codec_context.format, stream.codec_context.layout, rate)
-        fifo = av.AudioFifo()
-        for ready in (*resampler.resample(frame), *resampler.resample(None)):
-            ready.pts = None
-            fifo.write(ready)
-        size = stream.codec_context.frame_size or 1024
-        while (piece := fifo.read(size, partial=True)) is not None:
-            out.mux(stream.encode(piece))
-        out.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)

@@ -42,6 +42,7 @@ class Preparer:
             max_decoded_bytes=settings.max_decoded_bytes,
             base_s=settings.decode_base_s,
             s_per_minute=settings.decode_s_per_minute,
+            allow_truncated=settings.allow_truncated_audio,
         )
         self._decoders = DecodePool(settings.decode_processes, limits)
         self._fetch_rules = _fetch_rules(settings)
