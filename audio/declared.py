@@ -19,13 +19,9 @@ MAX_ELEMENTS = 1_000_000
 W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 EBML = b"\x1a\x45\xdf\xa3"
 # Behind the header, a segment and a cluster, then their parts (RFC 9559); empty space and checksums may stand anywhere.
-ELEMENTS = frozenset(
-    bytes.fromhex(name)
-    for name in (
-        "1A45DFA3 18538067 1F43B675 114D9B74 1549A966 1654AE6B 1C53BB6B 1941A469 1043A770 1254C367 "
-        "E7 A3 A0 A7 AB AF 5854 EC BF"
-    ).split()
-)
+_ELEMENT_NAMES = """1A45DFA3 18538067 1F43B675 114D9B74 1549A966 1654AE6B 1C53BB6B 1941A469 1043A770 1254C367
+    E7 A3 A0 A7 AB AF 5854 EC BF"""
+ELEMENTS = frozenset(bytes.fromhex(name) for name in _ELEMENT_NAMES.split())
 # ISO/IEC 14496-12: what may stand at the top of a file.
 BOXES = frozenset(b"ftyp styp moov moof mdat free skip wide uuid sidx ssix mfra meta emsg prft pdin pnot udta".split())
 # ISO/IEC 11172-3 and 13818-3, layer III: kbit/s by MPEG-1 or not, Hz by the version's two bits.
