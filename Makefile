@@ -1,4 +1,4 @@
-# make serve | test | check | format | soak | bench-engine | bench-slow-urls | install | clean
+# make serve | test | check | format | soak | fuzz | bench-engine | bench-slow-urls | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format soak bench-engine bench-slow-urls clean
+.PHONY: install serve test check format soak fuzz bench-engine bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ SECONDS ?= 600
 # make soak SECONDS=60 ARGS="--seed 5"
 soak: install
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(ARGS)
+
+# make fuzz SECONDS=60 SEED=5
+fuzz: install
+	$(BIN)/python -m tests.fuzz.decoder --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # make bench-engine ARGS="--quick"
 bench-engine: install
