@@ -60,7 +60,7 @@ class Fuzz:
 
     decode: Decode
     seed: int
-    until: float  # on the monotonic clock
+    goes_on: Callable[[int], bool]  # asked with the next input's number, once the warm-up is over
     kept: Path = KEPT
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Fuzz:
     async def run(self, seeds: Sequence[bytes], directory: Path) -> None:
         await self._some(seeds, directory, lambda: self.number < WARM_UP)
         self.before = Size.now()
-        await self._some(seeds, directory, lambda: time.monotonic() < self.until)
+        await self._some(seeds, directory, lambda: self.goes_on(self.number))
         self.after = Size.now()
         if self.after.descriptors > self.before.descriptors:
             self.failures.append(f"{self.after.descriptors - self.before.descriptors} files were left open")
@@ -121,12 +121,12 @@ def seeds() -> list[bytes]:
     ]
 
 
-async def fuzz_pool(seconds: float, seed: int) -> Fuzz:
+async def fuzz_pool(goes_on: Callable[[int], bool], seed: int) -> Fuzz:
     """A run over a pool of its own, at least through the warm-up."""
     pool = DecodePool(PROCESSES, LIMITS)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            fuzz = Fuzz(pool.decode, seed, time.monotonic() + seconds)
+            fuzz = Fuzz(pool.decode, seed, goes_on)
             await fuzz.run(seeds(), Path(directory))
             return fuzz
     finally:
@@ -149,7 +149,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the inputs")
     options = parser.parse_args()
-    fuzz = asyncio.run(fuzz_pool(options.seconds, options.seed))
+    until = time.monotonic() + options.seconds
+    fuzz = asyncio.run(fuzz_pool(lambda _: time.monotonic() < until, options.seed))
     console = Console()
     console.print(table(fuzz))
     for failure in fuzz.failures:
