@@ -1,4 +1,4 @@
-# make serve | test | check | format | soak | fuzz | bench-engine | bench-slow-urls | install | clean
+# make serve | test | check | format | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format soak fuzz bench-engine bench-slow-urls clean
+.PHONY: install serve test check format soak fuzz bench-engine bench-audio bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -51,6 +51,11 @@ bench-engine: install
 # make bench-slow-urls ARGS="--quick"
 bench-slow-urls: install
 	$(BIN)/python -m benchmarks.slow_urls $(ARGS)
+
+# make bench-audio ARGS="--quick"
+bench-audio: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m benchmarks.audio $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,7 +58,7 @@ def declared_bytes(data: bytes) -> int | None:
         return None if size >= UNKNOWN_FROM else int(offset + size)
     if data[:4] == EBML:
         return _end_of_ebml(data)
-    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"styp"):
+    if data[4:8] in BOXES:
         return _end_of_boxes(data)
     return None
 
@@ -221,3 +221,8 @@ def is_cut_frame(data: bytes, start: int) -> bool:
         return start + size > len(data)
     is_short = 0 < len(header) < ADTS_HEADER_BYTES and start + len(header) == len(data)
     return is_short and header[0] == 0xFF and (len(header) == 1 or header[1] & 0xE0 == 0xE0)
+
+
+def is_tag(data: bytes, start: int) -> bool:
+    """Whether what is left is a tag or padding, as players write them behind the last frame."""
+    return data[start : start + 3] in (b"TAG", b"APE", b"ID3") or not any(memoryview(data)[start:])

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from audio.declared import break_in, is_cut_frame, mp3_bytes
+from audio.declared import break_in, is_cut_frame, is_tag, mp3_bytes
 from audio.spool import room_for_audio
 from errors import AudioTooLong, BadAudio
 
@@ -152,8 +152,9 @@ class _Recording:
                     self._last = packet.pos, packet.pos + packet.size
                 self._is_corrupt |= packet.is_corrupt
                 yield packet
-        except av.InvalidDataError as error:
-            self._damage, self._junk_bytes = error, len(self._data) - self._last[1]
+        except av.InvalidDataError as error:  # no packet begins here
+            self._damage = error
+            self._junk_bytes = 0 if is_tag(self._data, self._last[1]) else MAX_TAIL_BYTES + 1
 
     def break_off(self) -> str | None:
         """How the file breaks off, once it is read, as a sentence; None where it does not, or cannot be known to.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from audio.declared import break_in, mp3_bytes
+from audio.decode import DecodeLimits
 from errors import BadAudio
 from tests.support.decoding import LIMITS, RATE, decode
 from tests.support.recordings import FORMS, SECONDS, recording
@@ -89,6 +90,15 @@ def test_an_aac_stream_is_heard_up_to_a_frames_end(tmp_path: Path) -> None:
     whole, less = heard(data, tmp_path), heard(data[:last], tmp_path)
     assert whole is not None and less == pytest.approx(whole - 1024 / 44_100, abs=1e-3)
     refused((data[: last + byte] for byte in (-1, 1, 2, 3, 6, 7, 8, len(data) - last - 1)), tmp_path)
+
+
+@pytest.mark.parametrize("limits", [LIMITS, TRUNCATED], ids=["", "truncated"])
+@pytest.mark.parametrize("name", ["aac", "mp3", "mp3 without xing"])
+def test_a_hole_near_the_end_is_no_tail(name: str, limits: DecodeLimits, tmp_path: Path) -> None:
+    """As small as a tag would be, but sound comes behind it; allowed to break off is not allowed to have holes."""
+    data = recording(name)
+    with pytest.raises(BadAudio, match="damaged"):
+        decode(data[:-3_000] + bytes(1_000) + data[-2_000:], tmp_path, limits=limits)
 
 
 @pytest.mark.parametrize("name", FORMS)
