@@ -225,4 +225,4 @@ def is_cut_frame(data: bytes, start: int) -> bool:
 
 def is_tag(data: bytes, start: int) -> bool:
     """Whether what is left is a tag or padding, as players write them behind the last frame."""
-    return data[start : start + 3] in (b"TAG", b"APE", b"ID3") or not any(memoryview(data)[start:])
+    return data[start : start + 3] in (b"TAG", b"APE", b"ID3") or data.count(b"\0", start) == len(data) - start

@@ -32,7 +32,7 @@ RAW_KINDS = ("mp3", "aac")  # frames without a container: tags and padding behin
 MAX_TAIL_BYTES = 8192
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MAX_CHANNELS = 32
-BLOCK_SAMPLES = 16_384
+BLOCK_SAMPLES = 32_768
 FLOAT32_BYTES = 4
 # By how much the declared seconds may exceed what is decoded of a whole file, by FFmpeg's name of the container. FLAC's
 # are exact. Opus declares its pre-skip, 80 ms at most but for odd encoders (RFC 7845, 4.2), AAC its priming, 48 ms
@@ -153,8 +153,9 @@ class _Recording:
                 self._is_corrupt |= packet.is_corrupt
                 yield packet
         except av.InvalidDataError as error:  # no packet begins here
-            self._damage = error
-            self._junk_bytes = 0 if is_tag(self._data, self._last[1]) else MAX_TAIL_BYTES + 1
+            end = self._last[1]
+            is_end = is_tag(self._data, end) or is_cut_frame(self._data, end)
+            self._damage, self._junk_bytes = error, 0 if is_end else MAX_TAIL_BYTES + 1
 
     def break_off(self) -> str | None:
         """How the file breaks off, once it is read, as a sentence; None where it does not, or cannot be known to.
@@ -224,21 +225,22 @@ def _copy(
 ) -> int:
     """Mix down, resample and write block by block, so that memory holds one; the number of samples."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate, options=RESAMPLER_OPTIONS)
-    samples = 0
+    samples = given = 0
     for block in blocks:
+        given += block.samples
         for mono in resampler.resample(block):
             samples += _write(mono, out)
         _check(samples, samples / sampling_rate, time.process_time() - started, limits)
-    for mono in resampler.resample(None) if samples else ():
+    for mono in resampler.resample(None) if given else ():
         samples += _write(mono, out)
     return samples
 
 
 def _write(frame: av.AudioFrame, out: BinaryIO) -> int:
-    waveform = frame.to_ndarray().reshape(-1)
+    waveform = np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples)
     if not np.isfinite(waveform).all():
         raise BadAudio("the audio holds samples that are not finite numbers.")
-    out.write(waveform.astype(np.float32, copy=False).tobytes())
+    out.write(waveform.data)
     return len(waveform)
 
 

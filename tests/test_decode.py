@@ -149,6 +149,11 @@ def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
         decode(buffer.getvalue(), tmp_path)
 
 
+def test_a_click_is_not_empty(tmp_path: Path) -> None:
+    """Nor if the resampler holds back all of it until the end."""
+    assert len(decode(encode(sine(0.004, 44_100), 44_100, "wav", "pcm_f32le"), tmp_path)) == pytest.approx(64, abs=2)
+
+
 def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     """They would poison a whole batch."""
     samples = sine(0.1, RATE)

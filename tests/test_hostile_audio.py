@@ -200,7 +200,7 @@ def test_hours_of_silence_stop_at_the_limit(tmp_path: Path) -> None:
     assert len(data) < 40_000
     with pytest.raises(AudioTooLong, match="limit of 5 seconds"):
         decode(data, tmp_path, limits=DecodeLimits(5, 1 << 28, 5, 1))
-    assert (tmp_path / "target").stat().st_size <= 5.5 * RATE * 4
+    assert (tmp_path / "target").stat().st_size <= 6 * RATE * 4
 
 
 async def test_a_decoder_that_overruns_its_time_is_killed(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ async def test_a_decoder_that_overruns_its_time_is_killed(tmp_path: Path) -> Non
             with pytest.raises(AudioTooLong, match="takes longer than allowed"):
                 await waiting
         decoder.wait(10)
-        with pytest.raises(AudioTooLong, match="after 0 seconds"):  # by its own count now: it lives
+        with pytest.raises(AudioTooLong, match=r"after \d seconds"):  # by its own count now: it lives
             await pool.decode(str(DATA / "jfk.ogg"), str(target), RATE)
     finally:
         pool.close()
