@@ -15,8 +15,7 @@ from audio.declared import break_in, mp3_bytes
 from audio.decode import DecodeLimits
 from errors import BadAudio
 from tests.support.decoding import LIMITS, RATE, decode
-from tests.support.recordings import FORMS, SECONDS, recording
-from tests.support.speech import DATA
+from tests.support.recordings import DATA, FORMS, SECONDS, recording
 
 TRUNCATED = replace(LIMITS, allow_truncated=True)
 CUTS = 16  # over the whole file

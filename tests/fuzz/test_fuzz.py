@@ -10,7 +10,7 @@ import pytest
 from errors import BadAudio
 from tests.fuzz.decoder import WARM_UP, Fuzz, fuzz_pool
 from tests.fuzz.mutations import mutated
-from tests.support.speech import DATA
+from tests.support.recordings import DATA
 
 CLIP = (DATA / "jfk.ogg").read_bytes()
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.speech import DATA
+DATA = Path(__file__).resolve().parents[1] / "data"  # as in speech.py, which takes seconds to import
 
 Samples = npt.NDArray[np.float32]
 
