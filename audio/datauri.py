@@ -30,6 +30,8 @@ def decode_data_uri(uri: str, max_bytes: int) -> bytes:
     if len(payload) > 6 * max_bytes:  # each character of base64 may be percent-encoded, too, and in lines
         raise _too_large(max_bytes)
     if not _IS_BASE64.search(uri, 0, header_end - 1):
+        if len(payload) > 3 * max_bytes:
+            raise _too_large(max_bytes)
         return _checked(_unquoted(payload), max_bytes)
     return _from_base64(_unquoted(payload).decode("latin-1") if "%" in payload else payload, max_bytes)
 

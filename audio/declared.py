@@ -221,8 +221,3 @@ def is_cut_frame(data: bytes, start: int) -> bool:
         return start + size > len(data)
     is_short = 0 < len(header) < ADTS_HEADER_BYTES and start + len(header) == len(data)
     return is_short and header[0] == 0xFF and (len(header) == 1 or header[1] & 0xE0 == 0xE0)
-
-
-def is_tag(data: bytes, start: int) -> bool:
-    """Whether what is left is a tag or padding, as players write them behind the last frame."""
-    return data[start : start + 3] in (b"TAG", b"APE", b"ID3") or data.count(b"\0", start) == len(data) - start

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from audio.declared import break_in, is_cut_frame, is_tag, mp3_bytes
+from audio.declared import ADTS_HEADER_BYTES, break_in, frame_bytes, is_cut_frame, mp3_bytes
 from audio.spool import room_for_audio
 from errors import AudioTooLong, BadAudio
 
@@ -149,13 +149,17 @@ class _Recording:
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size and packet.pos is not None:
+                    self._check_position(packet.pos)
                     self._last = packet.pos, packet.pos + packet.size
                 self._is_corrupt |= packet.is_corrupt
                 yield packet
-        except av.InvalidDataError as error:  # no packet begins here
-            end = self._last[1]
-            is_end = is_tag(self._data, end) or is_cut_frame(self._data, end)
-            self._damage, self._junk_bytes = error, 0 if is_end else MAX_TAIL_BYTES + 1
+        except av.InvalidDataError as error:
+            self._damage, self._junk_bytes = error, len(self._data) - self._last[1]
+
+    def _check_position(self, position: int) -> None:
+        """Behind a hole in an AAC stream FFmpeg goes on with the next frame, but its positions are wrong from there on."""
+        if self._kind == "aac" and frame_bytes(self._data[position : position + ADTS_HEADER_BYTES]) is None:
+            raise BadAudio(DAMAGED)
 
     def break_off(self) -> str | None:
         """How the file breaks off, once it is read, as a sentence; None where it does not, or cannot be known to.

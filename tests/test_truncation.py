@@ -15,7 +15,7 @@ from audio.declared import break_in, mp3_bytes
 from audio.decode import DecodeLimits
 from errors import BadAudio
 from tests.support.decoding import LIMITS, RATE, decode
-from tests.support.recordings import DATA, FORMS, SECONDS, recording
+from tests.support.recordings import DATA, FORMS, SECONDS, encode, recording, speech
 
 TRUNCATED = replace(LIMITS, allow_truncated=True)
 CUTS = 16  # over the whole file
@@ -182,6 +182,7 @@ def test_a_streamed_flac_is_refused_inside_a_frame(tmp_path: Path) -> None:
     """It declares no samples, but its frame has a length."""
     data = streamed_flac()
     refused((data[:-byte] for byte in (1, 2, 7, 100, 700)), tmp_path)
+    assert len(decode(data[:-100], tmp_path, limits=TRUNCATED)) / RATE > 1.8
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,39 @@ def test_an_mp3_cut_between_two_frames_is_told_by_its_header(tmp_path: Path) -> 
     refused([frames_only[: frames[-5]]], tmp_path)
     one_more = (int.from_bytes(count, "big") + 1).to_bytes(4, "big")
     assert heard(patched(data, flags + 4, one_more), tmp_path) is not None
+
+
+def test_a_guessed_length_is_not_missed(tmp_path: Path) -> None:
+    """Without a Xing header FFmpeg takes the first frames' bit rate for that of all, here a quarter of it."""
+    low, high = (
+        encode(
+            speech(44_100),
+            44_100,
+            "mp3",
+            "libmp3lame",
+            options={"write_xing": "0", "id3v2_version": "0"},
+            bit_rate=rate,
+        )
+        for rate in (32_000, 128_000)
+    )
+    assert heard(low + high, tmp_path) == pytest.approx(2 * SECONDS, abs=0.2)
+
+
+def test_a_last_packet_of_nonsense_is_damage(tmp_path: Path) -> None:
+    """Complete, but no AAC; and no more of the sound than padding might be."""
+    data = recording("m4a")
+    end = data.rindex(b"moov") - 4
+    with pytest.raises(BadAudio, match="damaged"):
+        decode(data[: end - 5] + b"\xff" * 5 + data[end:], tmp_path, limits=TRUNCATED)
+
+
+def test_frames_that_are_lost_from_an_aac_stream_are_missed(tmp_path: Path) -> None:
+    """Also where those around them are whole."""
+    data = recording("aac")
+    frames = [match.start() for match in re.finditer(re.escape(data[:2]), data)]
+    first, behind = frames[40], frames[43]
+    with pytest.raises(BadAudio, match="damaged"):
+        decode(data[:first] + bytes(behind - first) + data[behind:], tmp_path)
 
 
 @pytest.mark.parametrize(

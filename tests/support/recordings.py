@@ -65,7 +65,13 @@ SECONDS = 2.0
 
 
 def encode(
-    samples: Samples, rate: int, container: str, codec: str, layout: str = "mono", options: dict[str, str] | None = None
+    samples: Samples,
+    rate: int,
+    container: str,
+    codec: str,
+    layout: str = "mono",
+    options: dict[str, str] | None = None,
+    bit_rate: int | None = None,
 ) -> bytes:
     """Samples, shape (channels, samples) or (samples,), in a file. `options` are the muxer's."""
     with TemporaryDirectory() as directory:  # a file, as some muxers read again what they wrote
@@ -73,6 +79,8 @@ def encode(
         with av.open(str(path), "w", format=container, options=options or {}) as out:
             stream = out.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
             assert isinstance(stream, av.AudioStream)
+            if bit_rate is not None:
+                stream.bit_rate = bit_rate
             for piece in _pieces(samples, stream):
                 out.mux(stream.encode(piece))
             out.mux(stream.encode(None))
