@@ -157,7 +157,7 @@ class _Recording:
             self._damage, self._junk_bytes = error, len(self._data) - self._last[1]
 
     def _check_position(self, position: int) -> None:
-        """Behind a hole in an AAC stream FFmpeg goes on with the next frame, but its positions are wrong from there on."""
+        """Behind a hole in an AAC stream FFmpeg goes on with the next frame, but from there on positions are wrong."""
         if self._kind == "aac" and frame_bytes(self._data[position : position + ADTS_HEADER_BYTES]) is None:
             raise BadAudio(DAMAGED)
 

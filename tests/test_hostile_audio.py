@@ -155,6 +155,14 @@ def test_a_cover_is_no_sound(name: str, size: int, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- what a file names
 
+
+@pytest.mark.parametrize("container", ["avi", "nut", "voc", "asf"])
+def test_other_formats_are_not_even_tried(container: str, tmp_path: Path) -> None:
+    """FFmpeg knows hundreds, few as well tested as those that we take."""
+    with pytest.raises(BadAudio, match="not audio that FFmpeg can decode"):
+        decode(encode(speech(RATE), RATE, container, "pcm_s16le"), tmp_path)
+
+
 CONCAT = "ffconcat version 1.0\nfile '{file}'\n"
 HLS = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n"
 DASH = (

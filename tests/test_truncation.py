@@ -247,12 +247,21 @@ def test_a_guessed_length_is_not_missed(tmp_path: Path) -> None:
     assert heard(low + high, tmp_path) == pytest.approx(2 * SECONDS, abs=0.2)
 
 
+def test_a_streamed_block_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    """ADPCM has blocks of a kilobyte, which FFmpeg decodes in parts, too."""
+    data = recording("wav adpcm")
+    streamed = patched(data, data.index(b"data") + 4, b"\xff" * 4)
+    assert heard(streamed, tmp_path) == heard(data, tmp_path)
+    with pytest.raises(BadAudio, match="its last packet is incomplete"):
+        decode(streamed[:-400], tmp_path)
+
+
 def test_a_last_packet_of_nonsense_is_damage(tmp_path: Path) -> None:
-    """Complete, but no AAC; and no more of the sound than padding might be."""
-    data = recording("m4a")
+    """Complete, but no ALAC; and no more of the sound than padding might be."""
+    data = recording("m4a alac")
     end = data.rindex(b"moov") - 4
     with pytest.raises(BadAudio, match="damaged"):
-        decode(data[: end - 5] + b"\xff" * 5 + data[end:], tmp_path, limits=TRUNCATED)
+        decode(data[: end - 4_200] + b"\xff" * 4_200 + data[end:], tmp_path, limits=TRUNCATED)
 
 
 def test_frames_that_are_lost_from_an_aac_stream_are_missed(tmp_path: Path) -> None:
