@@ -164,10 +164,9 @@ class Measured:
 
     @classmethod
     def of(cls, path: Path, short: Path, repeats: int) -> Measured:
-        able = {way: run for way in ALL_WAYS if (run := _child(way, path, short)) is not None}
-        runs: dict[str, list[Run]] = {way: [] for way in able}
-        for _ in range(repeats):
-            for way in able:
+        runs = {way: [run] for way in ALL_WAYS if (run := _child(way, path, short)) is not None}
+        for _ in range(repeats - 1):
+            for way in runs:
                 run = _child(way, path, short)
                 assert run is not None, "it could before"
                 runs[way].append(run)

@@ -178,6 +178,15 @@ def test_a_length_that_nobody_knew_is_none_that_is_missing(name: str, tmp_path: 
     assert heard(STREAMED[name](), tmp_path) == pytest.approx(SECONDS, abs=0.05)
 
 
+def test_the_beginning_of_a_header_is_a_break(tmp_path: Path) -> None:
+    """Of a fragment's, in MP4 and WebM: some bytes tell that more was to come."""
+    mp4, webm = recording("mp4 fragmented"), recording("webm live")
+    fragment, cluster = mp4.rindex(b"moof"), webm.rindex(b"\x1f\x43\xb6\x75")
+    refused((mp4[:fragment], mp4[: fragment + 2], webm[: cluster + 1], webm[: cluster + 3]), tmp_path)
+    assert heard(mp4[: fragment - 4], tmp_path) == pytest.approx(1.5, abs=0.2)
+    assert heard(webm[:cluster], tmp_path) is not None
+
+
 def test_a_streamed_flac_is_refused_inside_a_frame(tmp_path: Path) -> None:
     """It declares no samples, but its frame has a length."""
     data = streamed_flac()
