@@ -166,10 +166,10 @@ class Measured:
     def of(cls, path: Path, short: Path, repeats: int) -> Measured:
         runs = {way: [run] for way in ALL_WAYS if (run := _child(way, path, short)) is not None}
         for _ in range(repeats - 1):
-            for way in runs:
+            for way, own in runs.items():
                 run = _child(way, path, short)
                 assert run is not None, "it could before"
-                runs[way].append(run)
+                own.append(run)
         return cls(runs)
 
     @property
