@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     decode_s_per_minute: PositiveFloat = Field(1.0, description="and for each minute of audio, so much more")
     allow_truncated_audio: bool = Field(False, description="hear audio that breaks off, as far as it goes")
     fetch_timeout: PositiveFloat = Field(10.0, description="all fetches of one request together")
+    fetch_ahead_mb: PositiveInt = Field(512, description="MB of fetched audio that a worker's jobs may hold")
     fetch_redirects: int = Field(5, ge=0, description="redirects to follow")
     fetch_first_byte: PositiveFloat = Field(5.0, description="seconds until a host's answer must begin")
     fetch_min_bytes_per_s: float = Field(8000.0, ge=0, description="slower hosts are given up, after 3 seconds")
@@ -161,6 +162,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 "The HTTP processes share --queue-bytes, and the share of each must hold a body of --max-body-bytes: "
                 f"set it to {needed} or more, or that to less."
+            )
+        needed = -(-self.max_clips * self.max_audio_bytes // MB)
+        if self.fetch_ahead_mb < needed:
+            raise ValueError(
+                "--fetch-ahead-mb must hold the audio of one request, --max-clips times --max-audio-bytes: "
+                f"set it to {needed} or more, or those to less."
             )
         return self
 

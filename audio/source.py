@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from audio.budget import AudioBudget
+from audio.budget import AudioBudget, FetchedBytes, Share
 from audio.decode import Waveform, read_waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
@@ -38,6 +38,7 @@ class AudioSource:
         self,
         spool: Spool,
         fetcher: Fetcher,
+        fetched: FetchedBytes,
         decoders: DecodePool,
         budget: AudioBudget,
         sampling_rate: int,
@@ -47,6 +48,7 @@ class AudioSource:
     ) -> None:
         self._spool = spool
         self._fetcher = fetcher
+        self._fetched = fetched
         self._decoders = decoders
         self._budget = budget
         self._sampling_rate = sampling_rate
@@ -62,21 +64,23 @@ class AudioSource:
         if not parts:  # who brings no audio waits for nobody
             return []
         fetch_until = asyncio.get_running_loop().time() + self._fetch_timeout_s
-        with closing(self._spool.files()) as fetched:
-            paths = await _side_by_side(self._encoded(part, fetched, fetch_until) for part in parts)
+        with closing(self._spool.files()) as fetched, closing(Share(self._fetched)) as share:
+            paths = await _side_by_side(self._encoded(part, fetched, share, fetch_until) for part in parts)
             try:
                 return await self._decode(key, self._likely_s(paths), parts, paths)
             except _LongerThanReserved as longer:
                 self._budget.release(key)
                 return await self._decode(key, longer.seconds, parts, paths)
 
-    async def _encoded(self, part: AudioPart, fetched: SpoolFiles, until: float) -> str:
+    async def _encoded(self, part: AudioPart, fetched: SpoolFiles, share: Share, until: float) -> str:
         """The file of one part: the API process's, which it removes itself, or one in `fetched`."""
         if part.path is not None:
             return part.path
         assert part.url is not None
         with located(part.place):
-            return await self._fetch(part.url, fetched, until)
+            path = await self._fetch(part.url, fetched, until)
+            share.take(_size(path))
+            return path
 
     async def _fetch(self, url: str, fetched: SpoolFiles, until: float) -> str:
         try:
@@ -153,6 +157,10 @@ def _bytes_over_rate(path: str) -> float:
         return 0.0  # its request has ended; decoding will say so
     says = int.from_bytes(head[WAV_RATE_AT:], "little") if head[8:16] == b"WAVEfmt " else 0
     return size / max(says, LOWEST_BYTES_PER_S)
+
+
+def _size(path: str) -> int:
+    return Path(path).stat().st_size
 
 
 async def _side_by_side(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -30,6 +30,7 @@ def test_the_benchmark_of_slow_addresses_writes_its_section(tmp_path: Path) -> N
     assert run.returncode == 0, run.stdout + run.stderr
     assert "p95 with both / without" in results.read_text()
 
+
 def test_the_decoders_benchmark_runs_and_leaves_other_sections_alone(tmp_path: Path) -> None:
     """In small, and also where nothing is installed that it compares with."""
     results = tmp_path / "RESULTS.md"

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audio.addresses import FetchRules
-from audio.budget import AudioBudget
+from audio.budget import AudioBudget, FetchedBytes
 from audio.decode import DecodeLimits, decode_file
 from audio.fetch import Fetcher
 from audio.source import AudioSource
 from audio.spool import Spool, open_spool
 from config import Settings
-from errors import AudioTooLong, BadAudio, BadAudioUrl
+from errors import AudioTooLong, BadAudio, BadAudioUrl, Overloaded
 from tests.support.origin import Origin
 from tests.support.speech import DATA, LONG
 from tests.support.waiting import until
@@ -195,11 +195,12 @@ class Decoders:
 class Loading:
     """An audio source under a budget, and the jobs that it loads."""
 
-    def __init__(self, spool: Spool, fetcher: Fetcher, budget_s: float) -> None:
+    def __init__(self, spool: Spool, fetcher: Fetcher, held: FetchedBytes, budget_s: float) -> None:
         self.spool = spool
         self.decoders = Decoders()
         self.budget = AudioBudget(budget_s)
-        self.source = AudioSource(spool, fetcher, self.decoders, self.budget, RATE, 5.0, 100.0, 200.0)  # type: ignore[arg-type]
+        times = (5.0, 100.0, 200.0)
+        self.source = AudioSource(spool, fetcher, held, self.decoders, self.budget, RATE, *times)  # type: ignore[arg-type]
         self.tasks: dict[object, asyncio.Task] = {}
 
     def start(self, key: object, *paths_or_urls: str | Path) -> None:
@@ -221,13 +222,15 @@ class Loading:
 
 
 @asynccontextmanager
-async def loading(budget_s: float) -> AsyncIterator[Loading]:
+async def loading(budget_s: float, max_fetched: int = 10**9) -> AsyncIterator[Loading]:
     with open_spool(None, 0) as spool:
-        fetcher = Fetcher(FetchRules(allow_private=True), spool)
-        running = Loading(spool, fetcher, budget_s)
+        held = FetchedBytes(max_fetched)
+        fetcher = Fetcher(FetchRules(allow_private=True), spool, held)
+        running = Loading(spool, fetcher, held, budget_s)
         try:
             yield running
             assert running.files() == []
+            assert held.held == 0
         finally:
             for task in running.tasks.values():
                 task.cancel()
@@ -248,6 +251,22 @@ async def test_only_as_much_is_decoded_as_fits() -> None:
             assert jobs.budget.held_s == pytest.approx(LONG.seconds, abs=0.1)
             jobs.budget.release(key)
             assert await jobs.seconds(key + 1) == pytest.approx([LONG.seconds], abs=0.1)
+
+
+async def test_what_was_fetched_and_waits_is_bounded(origin: Origin) -> None:
+    """In bytes: who comes with more is refused, and nobody waits for him."""
+    async with loading(100, max_fetched=100_000) as jobs:
+        jobs.decoders.gate.clear()
+        jobs.start("first", origin.url("clip/jfk.ogg"))
+        await until(lambda: jobs.decoders.decoded)
+        jobs.start("second", origin.url("clip/jfk.webm"))
+        with pytest.raises(Overloaded):
+            await jobs.seconds("second")
+        jobs.decoders.gate.set()
+        assert await jobs.seconds("first") == pytest.approx([11.0], abs=0.1)
+        jobs.budget.release("first")
+        jobs.start("third", origin.url("clip/jfk.webm"))
+        assert await jobs.seconds("third") == pytest.approx([11.0], abs=0.1)
 
 
 async def test_jobs_with_many_clips_never_wait_for_one_another() -> None:

@@ -21,7 +21,7 @@ from audio.budget import AudioBudget
 from audio.pool import DecodePool
 from audio.source import AudioSource
 from audio.transport import KEPT_CONNECTIONS, MAX_READ_BYTES, MeteredStream
-from errors import AudioTooLong, BadAudioUrl
+from errors import AudioTooLong, BadAudioUrl, Overloaded
 from tests.support.fetching import LIMIT, fetching
 from tests.support.origin import Origin, Talk, answer, saying, talking
 from tests.support.speech import DATA
@@ -235,10 +235,18 @@ async def test_who_sends_steadily_has_time() -> None:
 async def test_all_audio_of_a_request_has_one_deadline() -> None:
     """`--fetch-timeout`, for hosts that are steady, but slow."""
     async with talking(dripping(1000, 1000)) as origin, fetching() as fetch:
-        source = AudioSource(fetch.spool, fetch.fetcher, NO_DECODERS, AudioBudget(10), 16_000, 0.3, 60, 60)
+        source = AudioSource(fetch.spool, fetch.fetcher, fetch.held, NO_DECODERS, AudioBudget(10), 16_000, 0.3, 60, 60)
         parts = [AudioPart("first", url=origin.url("a")), AudioPart("second", url=origin.url("b"))]
         with pytest.raises(BadAudioUrl, match=r"`first`: .* within 0.3 seconds"):
             await source.load("job", parts)
+
+
+async def test_what_comes_at_once_is_bounded() -> None:
+    """By all fetches together."""
+    async with talking(dripping(50_000, 16)) as origin, fetching(max_held=1_500_000) as fetch:
+        gets = [fetch.get(origin.url(name)) for name in "ab"]
+        results = await asyncio.gather(*gets, return_exceptions=True)
+        assert [type(result) for result in results if isinstance(result, Exception)] == [Overloaded]
 
 
 async def test_a_fetch_that_is_given_up_leaves_nothing() -> None:

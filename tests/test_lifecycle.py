@@ -42,6 +42,7 @@ without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason=
         (("--temperature", "1"), 2, "temperature"),
         (("--max-rows", "0"), 2, "max_rows"),
         (("--api-servers", "3"), 2, "set it to 300000000 or more"),
+        (("--max-clips", "32"), 2, "set it to 800 or more"),
     ],
 )
 def test_a_start_that_fails_says_why(flags: tuple[str, ...], status: int, message: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from audio.addresses import FetchRules, domain, port_range
-from audio.budget import AudioBudget
+from audio.budget import AudioBudget, FetchedBytes
 from audio.decode import DecodeLimits, Waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
@@ -81,9 +81,11 @@ class Preparer:
     def _make_source(self) -> AudioSource:
         """Made on first use, in the event loop that its connections belong to."""
         settings = self._settings
+        fetched = FetchedBytes(settings.fetch_ahead_mb * MB)
         return AudioSource(
             spool=self._spool,
-            fetcher=Fetcher(self._fetch_rules, self._spool),
+            fetcher=Fetcher(self._fetch_rules, self._spool, fetched),
+            fetched=fetched,
             decoders=self._decoders,
             budget=self._budget,
             sampling_rate=self._capabilities.sampling_rate,

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from audio.addresses import FetchRules
+from audio.budget import FetchedBytes
 from audio.fetch import Fetcher
 from audio.spool import Spool, open_spool
 
@@ -18,8 +19,9 @@ GUARD_S = 10.0
 
 
 class Fetching:
-    def __init__(self, fetcher: Fetcher, spool: Spool) -> None:
+    def __init__(self, fetcher: Fetcher, spool: Spool, held: FetchedBytes) -> None:
         self.fetcher = fetcher
+        self.held = held
         self.spool = spool
 
     async def get(self, url: str) -> bytes:
@@ -43,16 +45,20 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def fetching(*, ssl_context: ssl.SSLContext | None = None, **rules: object) -> AsyncIterator[Fetching]:
+async def fetching(
+    *, ssl_context: ssl.SSLContext | None = None, max_held: int = 100 * LIMIT, **rules: object
+) -> AsyncIterator[Fetching]:
     """By default: from everywhere, `LIMIT` bytes, two redirects, and times that suit a test."""
     quick = {"max_bytes": LIMIT, "max_redirects": 2, "allow_private": True, "first_byte_s": 5.0, "pace_s": 3.0}
     with open_spool(None, 0) as spool:
-        fetcher = Fetcher(FetchRules(**{**quick, **rules}), spool, ssl_context or _ssl_context())  # type: ignore[arg-type]
-        running = Fetching(fetcher, spool)
+        held = FetchedBytes(max_held)
+        fetcher = Fetcher(FetchRules(**{**quick, **rules}), spool, held, ssl_context or _ssl_context())  # type: ignore[arg-type]
+        running = Fetching(fetcher, spool, held)
         try:
             yield running
             kept = len(fetcher._cache._kept)
             assert len(running.files()) == kept
             assert not fetcher._flights._by_key
+            assert held.held == 0
         finally:
             await fetcher.aclose()
