@@ -1,4 +1,4 @@
-# make serve | test | check | format | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
+# make serve | test | check | format | endurance | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format soak fuzz bench-engine bench-audio bench-slow-urls clean
+.PHONY: install serve test check format endurance soak fuzz bench-engine bench-audio bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,9 @@ format: install
 	$(BIN)/ruff check --fix
 
 SECONDS ?= 600
+
+endurance: install
+	$(BIN)/python -m pytest -m endurance $(ARGS)
 
 # make soak SECONDS=60 ARGS="--seed 5"
 soak: install
