@@ -34,6 +34,7 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MAX_CHANNELS = 32
 BLOCK_SAMPLES = 32_768
 FLOAT32_BYTES = 4
+FEWEST_BYTES_PER_S = 250  # what has less is silence, which takes next to no time
 # By how much the declared seconds may exceed what is decoded of a whole file, by FFmpeg's name of the container. FLAC's
 # are exact. Opus declares its pre-skip, 80 ms at most but for odd encoders (RFC 7845, 4.2), AAC its priming, 48 ms
 # (Apple TN2258). Some MP3 headers count their own frame, 72 ms at 8 kHz. Recorders of Matroska and WebM take the clock.
@@ -56,10 +57,9 @@ class DecodeLimits:
     s_per_minute: float
     allow_truncated: bool = False
 
-    @property
-    def longest_s(self) -> float:
-        """CPU seconds that the longest allowed audio may take."""
-        return self.base_s + self.s_per_minute * self.max_seconds / 60
+    def most_s(self, num_bytes: int) -> float:
+        """CPU seconds that a file of this size may take, if all of it is audio."""
+        return self.base_s + self.s_per_minute * min(self.max_seconds, num_bytes / FEWEST_BYTES_PER_S) / 60
 
 
 def decode_file(source: str, target: str, sampling_rate: int, limits: DecodeLimits) -> int:

@@ -14,6 +14,7 @@ import resource
 import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -23,6 +24,7 @@ from errors import AudioTooLong, BadAudio, InternalError
 log = logging.getLogger("eardrum.worker")
 
 MAX_ADDRESS_SPACE_BYTES = 4 << 30
+MAX_TASKS = 5000  # of one process: FFmpeg keeps some kilobytes for each file that is broken in odd ways
 ABANDON_S = 1.0  # how long the decoding of an audio may go on that nobody waits for
 KILL_GRACE_S = 5.0  # wall clock on top of the CPU seconds that decode_file counts itself
 
@@ -42,7 +44,7 @@ class DecodePool:
 
     def _start(self) -> ProcessPool:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPool(max_workers=self._processes, context=spawn, initializer=_initialize)
+        pool = ProcessPool(self._processes, MAX_TASKS, initializer=_initialize, context=spawn)
         for _ in range(self._processes):  # the first request must not wait for an interpreter to start
             pool.schedule(os.getpid)
         return pool
@@ -59,7 +61,7 @@ class DecodePool:
         raise InternalError("The decoders keep dying.")
 
     async def _decode_in(self, pool: ProcessPool, source: str, target: str, sampling_rate: int) -> int:
-        timeout = self._limits.longest_s + KILL_GRACE_S
+        timeout = self._limits.most_s(_size(source)) + KILL_GRACE_S
         try:
             task = pool.schedule(decode_file, args=(source, target, sampling_rate, self._limits), timeout=timeout)
         except RuntimeError as error:  # pebble gives up its pool when an idle process dies
@@ -80,6 +82,14 @@ class DecodePool:
 
     def close(self) -> None:
         _end(self._pool)
+
+
+def _size(path: str) -> int:
+    """0 where it is gone: its request has ended."""
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _result(decoding: asyncio.Future[int]) -> int:

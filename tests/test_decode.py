@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from audio import pool as pool_module
 from audio.decode import DecodeLimits
 from audio.pool import DecodePool
 from errors import AudioTooLong, BadAudio
@@ -184,6 +185,10 @@ def test_seconds_and_bytes_are_counted_as_they_are_decoded(tmp_path: Path) -> No
     assert (tmp_path / "target").stat().st_size < 60 * RATE * 4
 
 
+def _decoders() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
 async def test_a_decoder_that_dies_fails_its_audio_and_is_replaced(tmp_path: Path) -> None:
     """The next audio finds a decoder."""
     pool = DecodePool(1, LIMITS)
@@ -193,12 +198,26 @@ async def test_a_decoder_that_dies_fails_its_audio_and_is_replaced(tmp_path: Pat
         os.mkfifo(pipe)
         waiting = asyncio.ensure_future(pool.decode(str(pipe), str(tmp_path / "out"), RATE))
         writer = await asyncio.to_thread(pipe.open, "wb", 0)  # opens as soon as the decoder reads
-        for decoder in [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]:
+        for decoder in _decoders():
             decoder.kill()
         writer.close()
         with pytest.raises(BadAudio, match="crashed"):
             await waiting
         assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
+    finally:
+        pool.close()
+
+
+async def test_decoders_do_not_grow_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many audios another takes the place of one, and nobody notices."""
+    monkeypatch.setattr(pool_module, "MAX_TASKS", 2)
+    pool = DecodePool(1, LIMITS)
+    try:
+        (tmp_path / "out").touch()
+        first = _decoders()
+        for _ in range(5):
+            assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
+        assert not set(first) & set(_decoders())
     finally:
         pool.close()
 
@@ -209,7 +228,7 @@ async def test_idle_decoders_that_die_are_replaced(tmp_path: Path) -> None:
     try:
         (tmp_path / "out").touch()
         assert await pool.decode(str(DATA / "cv-en-no.mp3"), str(tmp_path / "out"), RATE) > 0
-        decoders = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        decoders = _decoders()
         for decoder in decoders:
             decoder.kill()
         await until(lambda: all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in decoders))
