@@ -83,7 +83,7 @@ class AudioSpec(ls.OpenAISpec):
             signal.signal(number, signal.SIG_IGN)
 
         async def drain(timeout_s: float) -> None:
-            await self._api.drain(timeout_s)
+            await self._api.reception.drain(timeout_s)
             stop_uvicorn(signal.SIGTERM, None)
 
         def end() -> None:

@@ -43,8 +43,8 @@ def held(server: InProcess) -> dict[str, int]:
     live = list(server.body._live.values())
     preparer = server.api.preparer
     return {
-        "inside": server.routes._door._inside,
-        "bytes": server.routes._room._held,
+        "inside": server.routes.reception._door._inside,
+        "bytes": server.routes.reception._room._held,
         "waiting": len(server.pending._entries),
         "queued": len(server.queue._jobs),
         "files": sum(path.name != "lock" for path in server.spool.directory.iterdir()),
