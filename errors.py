@@ -19,7 +19,7 @@ processes of ours, since one that does not pickle would take its worker with it.
     ├── UnsupportedMediaType        415
     ├── Overloaded                  429
     ├── InternalError               500
-    ├── KillsWorkers                500  it was there when two workers died
+    ├── KillsWorkers                500  workers die of it
     ├── Unavailable                 503
     │   ├── Draining                503  the server is about to end
     │   └── WorkerDied              503

@@ -1,7 +1,12 @@
-"""Requests that were in workers when these died: how often, and which are refused for it.
+"""Which requests workers died of: whose worker died how often, and who is refused for it.
 
-A request is known by all that is in it, its audio included. Kept in this process only, and for a while: what a request
-does to a worker may change with the next one.
+A request is known by all that is in it, its audio included, so it is known again when it comes again, and its copies
+are known with it. Kept in this process only, and for a while: what a request does to a worker may change with the next
+one.
+
+    there at two deaths ──▶ suspicious: alone in a worker from now on ── a worker survives it ──▶ forgiven
+                                             │ its worker dies
+    twice the only one there ────────────────┴──▶ refused
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,8 +22,10 @@ from pathlib import Path
 
 from wire import AudioPart, Job, JobId, Message, TextPart
 
+SUSPICIOUS_DEATHS = 2.0  # one may be a coincidence
+RUNNING, WAITING = 1.0, 0.5  # what a death counts for who was likely in one of the worker's rows, or not yet
 KEPT_S = 600.0
-MAX_KEPT = 256
+MAX_KEPT = 1024
 _NOBODY = JobId(0, "")
 
 Name = tuple[object, str]  # of a request: a rough look, and a fingerprint
@@ -26,13 +33,18 @@ Name = tuple[object, str]  # of a request: a rough look, and a fingerprint
 
 @dataclass(frozen=True)
 class Case:
-    """What is known of one request. `deaths`: of workers that had it."""
+    """What is known of one request. `deaths`: of workers that had it; `lone_deaths`: of workers that had only it."""
 
-    deaths: int = 0
-    refused: bool = False
+    deaths: float = 0.0
+    lone_deaths: int = 0
+    is_refused: bool = False
+
+    @property
+    def is_suspicious(self) -> bool:
+        return self.deaths >= SUSPICIOUS_DEATHS
 
 
-_INNOCENT = Case()
+INNOCENT = Case()
 
 
 class Blame:
@@ -42,33 +54,37 @@ class Blame:
         self._cases: dict[Name, tuple[Case, float]] = {}  # until when, in time.monotonic()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="blame")
 
-    async def names(self, jobs: Iterable[Job]) -> dict[JobId, Name]:
-        """Of those whose audio can still be read; in a thread, as that may be much."""
-        names: dict[JobId, Name] = {}
-        for job in jobs:
-            with suppress(OSError):
-                names[job.id] = await asyncio.get_running_loop().run_in_executor(self._reader, name_of, job)
-        return names
+    async def known(self, job: Job) -> Name | None:
+        """The name of a request that may be known. Reads its audio only where a known one looks alike."""
+        look = _look(job)
+        return await self.name(job) if any(other == look for other, _ in self._cases) else None
 
-    def note(self, name: Name, case: Case) -> None:
-        self._cases.pop(name, None)
-        self._cases[name] = case, time.monotonic() + KEPT_S
+    async def name(self, job: Job) -> Name | None:
+        """None where its audio is gone, and so is who asked. In a thread, as that may be much."""
+        with suppress(OSError):
+            return await asyncio.get_running_loop().run_in_executor(self._reader, name_of, job)
+        return None
+
+    def case(self, name: Name | None) -> Case:
+        now = time.monotonic()
+        case, until = self._cases.get(name, (INNOCENT, now)) if name else (INNOCENT, now)
+        return case if until > now else INNOCENT
+
+    def note_death(self, weights: Mapping[Name, float], alone: bool, refuse: Set[Name]) -> None:
+        """A worker died that had these. `alone`: only one was there; `refuse`: those that it was to survive alone."""
+        for name, weight in weights.items():
+            old = self.case(name)
+            lone_deaths = old.lone_deaths + alone
+            is_refused = old.is_refused or name in refuse or lone_deaths >= SUSPICIOUS_DEATHS
+            case = Case(old.deaths + weight, lone_deaths, is_refused)
+            self._cases.pop(name, None)
+            self._cases[name] = case, time.monotonic() + KEPT_S
         while len(self._cases) > MAX_KEPT:
             del self._cases[next(iter(self._cases))]
 
-    def of(self, job: Job) -> Case:
-        """Reads the job's audio only where one that is known looks alike."""
-        now = time.monotonic()
-        self._cases = {name: (case, until) for name, (case, until) in self._cases.items() if until > now}
-        look = _look(job)
-        if all(other != look for other, _ in self._cases):
-            return _INNOCENT
-        case, _ = self._cases.get(name_of(job), (_INNOCENT, now))
-        return case
-
-    def forgive(self, job: Job) -> None:
+    def forgive(self, name: Name) -> None:
         """A worker has survived it."""
-        self._cases.pop(name_of(job), None)
+        self._cases.pop(name, None)
 
 
 def name_of(job: Job) -> Name:

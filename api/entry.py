@@ -6,10 +6,9 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from api.blame import Name
 from errors import DeadlineExceeded, EardrumError, WorkerDied
 from wire import Delta, Failed, Finished, Job, JobId
-
-SUSPICIOUS_DEATHS = 2  # one may be a coincidence
 
 
 @dataclass(eq=False)
@@ -20,8 +19,10 @@ class Entry:
     arrival: int
     whole: bool  # nothing is handed out before all of it is here
     open_choices: int
-    deaths: int = 0  # of workers that had taken it, or the same request before
+    name: Name | None = None  # where it is known
     worker: int | None = None  # pid of the one that has taken it
+    has_lost: bool = False  # a worker that had taken it died
+    spoken: bool = False  # the worker has begun to answer it
     handed_out: bool = False
     failed: bool = False
     events: deque[Delta | Finished | Failed] = field(default_factory=deque)
@@ -39,15 +40,16 @@ class Entry:
                 self.events.clear()
         elif isinstance(event, Finished):
             self.open_choices -= 1
+        self.spoken = True
         self.events.append(event)
         self.arrived.set()
 
     def fail(self, error: EardrumError) -> None:
         self.put(Failed(self.job.id, *error.fields()))
 
-    def start_over(self, job_id: JobId) -> None:
-        self.job = replace(self.job, id=job_id, alone=self.deaths >= SUSPICIOUS_DEATHS)
-        self.worker, self.open_choices = None, self.job.sampling.n
+    def start_over(self, job_id: JobId, alone: bool) -> None:
+        self.job = replace(self.job, id=job_id, alone=alone)
+        self.open_choices, self.spoken = self.job.sampling.n, False
         self.events.clear()
 
     async def next(self) -> Delta | Finished | Failed | None:
@@ -61,7 +63,7 @@ class Entry:
 
     def too_late(self) -> EardrumError:
         """The error of one whose time is over."""
-        if self.deaths and self.worker is None:
+        if self.has_lost and self.worker is None:
             return WorkerDied("The worker died while it was processing the request, and no other took it in time.")
         return DeadlineExceeded(
             "The request's time is over. It is what `x-request-timeout` says, or the server's limit."

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import Protocol
 
-from api.blame import Blame, Case, Name
-from api.entry import SUSPICIOUS_DEATHS, Entry
+from api.blame import RUNNING, WAITING, Blame, name_of
+from api.entry import Entry
+from api.link import Leaver, Limits, Link, Worker
 from api.rate import ServiceRate
 from errors import (
     EardrumError,
@@ -40,55 +41,10 @@ log = logging.getLogger("eardrum.api")
 
 LAST_WORDS_S = 0.25  # what a worker sent before it died has arrived by then
 CHECK_S = 1.0
-LEFT_LATELY_S = 5.0
+STUCK_S = 1.5  # a step that is longer, or a silence, is looked at
 MAX_UNREAD = 16_384  # events of one stream that its client has not taken yet: a few megabytes
 
 KILLER = "Workers die of this request. It is refused for some minutes."
-
-
-class Link(Protocol):
-    """The way to the workers."""
-
-    api_server: int
-
-    async def send(self, job: Job, first: bool = False) -> None:
-        """Queue a job for whichever worker has room; `first`: before all others. Raises `Unavailable`."""
-
-    def withdraw(self, job_id: JobId) -> None:
-        """Take a job back that is still in the queue. Does not block."""
-
-    def cancel(self, job_id: JobId) -> None:
-        """Tell the workers that nobody waits for a job any more. Does not block."""
-
-    def watch(self, ready: Ready) -> None:
-        """A worker is there; call `PendingTable.worker_died` as soon as it is not."""
-
-    def kill(self, pid: int) -> None:
-        """End a worker that does not answer any more."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`max_waiting`: requests that no worker has taken yet. A worker that is silent for `heartbeat_max_age_s` is not
-    ready, and one that makes no progress for `step_timeout_s` is killed. `api_servers`: processes whose requests the
-    workers have."""
-
-    max_waiting: int
-    heartbeat_max_age_s: float
-    step_timeout_s: float
-    api_servers: int = 1
-
-
-@dataclass
-class _Worker:
-    ready: Ready
-    heard_at: float  # time.monotonic()
-    step_s: float = 0.0
-    left_at: float = -math.inf  # when a request was last given up that it had
-
-    def stuck_s(self, now: float) -> float:
-        """How long nothing can have moved in it."""
-        return max(self.step_s, now - self.heard_at)
 
 
 class PendingTable:
@@ -99,7 +55,7 @@ class PendingTable:
         self._limits = limits
         self._entries: dict[JobId, Entry] = {}
         self._arrivals = count()
-        self._workers: dict[int, _Worker] = {}  # by pid
+        self._workers: dict[int, Worker] = {}  # by pid
         self._rate = ServiceRate()
         self._blame = Blame()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -136,12 +92,13 @@ class PendingTable:
         `whole` holds them back until all are here, so that the job can be run again until then. Close the generator to
         give up; the worker drops the job within a step.
         """
+        name = await self._blame.known(job)
         self.check_room()
-        case = self._blame.of(job)
-        if case.refused:
+        case = self._blame.case(name)
+        if case.is_refused:
             raise KillsWorkers(KILLER)
-        job = replace(job, alone=case.deaths >= SUSPICIOUS_DEATHS)
-        entry = self._entries[job.id] = Entry(job, next(self._arrivals), whole, job.sampling.n, case.deaths)
+        job = replace(job, alone=case.is_suspicious)
+        entry = self._entries[job.id] = Entry(job, next(self._arrivals), whole, job.sampling.n, name)
         try:
             async with asyncio.timeout_at(job.deadline):
                 await self._link.send(job)
@@ -149,8 +106,8 @@ class PendingTable:
                 if isinstance(event, Failed):
                     raise rebuild(event.kind, event.message, event.param)
                 yield event
-            if case.deaths:
-                self._blame.forgive(job)
+            if entry.name:
+                self._blame.forgive(entry.name)
         except TimeoutError:
             raise entry.too_late() from None
         finally:
@@ -180,7 +137,15 @@ class PendingTable:
         else:
             self._link.cancel(entry.job.id)
             if worker := self._workers.get(entry.worker):
-                worker.left_at = time.monotonic()
+                self._note_leaver(worker, entry)
+
+    def _note_leaver(self, worker: Worker, entry: Entry) -> None:
+        """The worker may die of it yet. Its name is taken before its files go, where that costs little, or matters."""
+        now = time.monotonic()
+        worker.has_left = now
+        if entry.job.alone or not entry.job.spool_bytes or worker.stuck_s(now) > STUCK_S:
+            with suppress(OSError):
+                worker.left.append(Leaver(entry.name or name_of(entry.job), now, entry.job.alone))
 
     @property
     def is_ready(self) -> bool:
@@ -193,7 +158,7 @@ class PendingTable:
     def deliver(self, event: Event) -> None:
         match event:
             case Ready():
-                self._workers[event.pid] = _Worker(event, time.monotonic())
+                self._workers[event.pid] = Worker(event, time.monotonic())
                 self.capabilities = event.capabilities
                 self._link.watch(event)
             case Heartbeat():
@@ -213,7 +178,7 @@ class PendingTable:
         else:
             entry.worker = event.pid
             if event.pid not in self._workers:  # the last thing that it did
-                self._bury_soon(event.pid, None)
+                self._bury_soon(event.pid)
 
     def _put(self, entry: Entry, event: Delta | Finished | Failed) -> None:
         if not entry.whole and len(entry.events) >= MAX_UNREAD:
@@ -243,50 +208,56 @@ class PendingTable:
 
     def worker_died(self, pid: int) -> None:
         """It takes no more jobs; those that it had taken are sorted out once its last words have arrived."""
-        self._bury_soon(pid, self._workers.pop(pid, None))
+        log.error("worker %d died", pid)
+        worker = self._workers.pop(pid, None)
+        is_lone = self._limits.api_servers == 1 and len(self._had_by(pid)) == 1
+        self._bury_soon(pid, worker, is_lone and worker is not None and not worker.may_have(worker.has_left))
 
-    def _bury_soon(self, pid: int, worker: _Worker | None) -> None:
-        asyncio.get_running_loop().call_later(LAST_WORDS_S, lambda: self._run(self._bury(pid, worker)))
-
-    async def _bury(self, pid: int, worker: _Worker | None) -> None:
-        lost = self._had_by(pid)
-        # Then nobody else can be to blame: not one who left a moment ago, nor one of another API process.
-        sole = len(lost) == self._limits.api_servers == 1 and worker is not None and not self._left_lately(worker)
-        names = await self._blame.names(entry.job for entry in lost if entry.deaths or entry.handed_out)
-        lost = self._had_by(pid)  # somebody may have left meanwhile
-        log.error("worker %d died; requests that it had: %d", pid, len(lost))
-        self._lose(lost, sole, names)
+    def _bury_soon(self, pid: int, worker: Worker | None = None, is_lone: bool = False) -> None:
+        bury = partial(self._bury, pid, worker, is_lone)
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, lambda: self._run(bury()))
 
     def _had_by(self, pid: int) -> list[Entry]:
-        """The requests that a worker had, in the order in which they came."""
+        """The requests that a worker had: first those that it had surely begun, then as they came."""
         had = (entry for entry in self._entries.values() if entry.worker == pid and not entry.is_over)
-        return sorted(had, key=lambda entry: entry.arrival)
+        return sorted(had, key=lambda entry: (not entry.spoken, entry.arrival))
 
-    def _left_lately(self, worker: _Worker) -> bool:
-        """Whether it may have died of a request whose client did not wait for its end."""
-        return time.monotonic() - worker.left_at < worker.step_s + LEFT_LATELY_S
-
-    def _lose(self, lost: Iterable[Entry], sole: bool, names: Mapping[JobId, Name]) -> None:
-        """Requests whose worker died. To blame is one that was alone with it, or twice the only one there."""
-        again = []
+    async def _bury(self, pid: int, worker: Worker | None, is_lone: bool) -> None:
+        """Blame those that it had, and run again what can be. `is_lone`: only one was there."""
+        lost = self._had_by(pid)
         for entry in lost:
-            entry.worker = None
-            entry.deaths += 1
-            to_blame = entry.job.alone or (sole and entry.deaths >= SUSPICIOUS_DEATHS)
-            if entry.job.id in names:
-                self._blame.note(names[entry.job.id], Case(entry.deaths, to_blame))
-            if to_blame:
-                entry.fail(KillsWorkers(KILLER))
-            elif entry.handed_out:
-                entry.fail(WorkerDied("The worker died while it was processing the request."))
-            else:
-                again.append(entry)
-        for entry in reversed(again):  # each goes before all others
+            entry.name = entry.name or await self._blame.name(entry.job)
+        self._note_death(lost, worker, is_lone and len(lost) == 1)
+        again = [entry for entry in self._had_by(pid) if not self._has_ended(entry)]
+        for entry in sorted(again, key=lambda entry: entry.arrival, reverse=True):  # each goes before all others
             self._send_again(entry)
+        for entry in self._entries.values():  # copies of what is refused now, wherever they are
+            if self._blame.case(entry.name).is_refused:
+                self._give_up(entry, KillsWorkers(KILLER))
+
+    def _note_death(self, lost: Sequence[Entry], worker: Worker | None, is_lone: bool) -> None:
+        """Of all that were there, also of those whose clients have just left."""
+        leavers = [leaver for leaver in worker.left if worker.may_have(leaver.left_at)] if worker else []
+        weights = {leaver.name: RUNNING for leaver in leavers}
+        for index, entry in enumerate(lost):
+            if entry.name:
+                weights.setdefault(entry.name, RUNNING if index < self._limits.rows else WAITING)
+        alone = {entry.name for entry in lost if entry.job.alone} | {each.name for each in leavers if each.was_alone}
+        self._blame.note_death(weights, alone=is_lone, refuse={name for name in alone if name})
+
+    def _has_ended(self, entry: Entry) -> bool:
+        """Of a request whose worker died: whether it cannot be run again."""
+        entry.worker = None
+        entry.has_lost = True
+        if self._blame.case(entry.name).is_refused:
+            entry.fail(KillsWorkers(KILLER))
+        elif entry.handed_out:
+            entry.fail(WorkerDied("The worker died while it was processing the request."))
+        return entry.is_over
 
     def _send_again(self, entry: Entry) -> None:
         del self._entries[entry.job.id]
-        entry.start_over(self.new_job_id())
+        entry.start_over(self.new_job_id(), self._blame.case(entry.name).is_suspicious)
         self._entries[entry.job.id] = entry
         self._run(self._send_first(entry))
 

@@ -20,10 +20,11 @@ def http_protocol(head_timeout_s: float, send_timeout_s: float) -> type[H11Proto
 
     class TimedH11(H11Protocol):
         _head_due: asyncio.TimerHandle | None = None
-        _reading_due: asyncio.TimerHandle | None = None
+        _taking_due: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(0)  # any byte that the client leaves unread is noticed
             self._watch_head()
 
         def data_received(self, data: bytes) -> None:
@@ -38,17 +39,18 @@ def http_protocol(head_timeout_s: float, send_timeout_s: float) -> type[H11Proto
         def pause_writing(self) -> None:
             """The client has left so much unread that nothing more is sent."""
             super().pause_writing()
-            self._reading_due = self.loop.call_later(send_timeout_s, self.transport.abort)
+            self._taking_due = self.loop.call_later(send_timeout_s, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            if self._reading_due is not None:
-                self._reading_due.cancel()
-                self._reading_due = None
+            if self._taking_due is not None:
+                self._taking_due.cancel()
+                self._taking_due = None
 
         def _watch_head(self) -> None:
-            """From the first byte of a head, or from the connection, to the head's end."""
-            if self.conn.their_state is not h11.IDLE:
+            """From the first byte of a head, or from the connection, to the head's end; and what is left of a request
+            that has been answered already."""
+            if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
                 self._disarm()
             elif self._head_due is None:
                 self._head_due = self.loop.call_later(head_timeout_s, self._refuse)
@@ -60,7 +62,8 @@ def http_protocol(head_timeout_s: float, send_timeout_s: float) -> type[H11Proto
 
         def _refuse(self) -> None:
             if not self.transport.is_closing():
-                self.transport.write(_answer(RequestTimeout("The request's head did not arrive in time.")))
+                if self.conn.our_state is h11.IDLE:
+                    self.transport.write(_answer(RequestTimeout("The request's head did not arrive in time.")))
                 self.transport.close()
 
     return TimedH11

@@ -28,7 +28,8 @@ from litserve.utils import ResponseBufferItem
 
 from api import routes
 from api.control import ControlLine
-from api.pending import Limits, PendingTable
+from api.link import Limits
+from api.pending import PendingTable
 from audio.spool import Spool
 from config import Settings
 from errors import Unavailable
@@ -51,7 +52,7 @@ class AudioSpec(ls.OpenAISpec):
         self._spool = spool
         servers = settings.api_servers
         max_waiting = -(-settings.queue_requests // servers)
-        limits = Limits(max_waiting, settings.heartbeat_max_age_s, settings.step_timeout, servers)
+        limits = Limits(max_waiting, settings.heartbeat_max_age_s, settings.step_timeout, settings.max_rows, servers)
         self.pending = PendingTable(self, limits)
         self._controls: dict[int, ControlLine] = {}  # by the worker's pid
         self._watched: dict[int, int] = {}  # pid: its file descriptor

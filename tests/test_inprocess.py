@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 
 import httpx
 import pytest
 
-from api.blame import Case, name_of
+from api.blame import name_of
 from errors import Overloaded
 from tests.support.inprocess import InProcess, request, run_in_process
 from tests.support.speech import input_audio, user
@@ -63,13 +64,27 @@ async def test_a_suspect_is_alone_in_its_worker() -> None:
                 del event
 
         suspect = "#tokens=20 #delay=0.005 suspect"
-        server.pending._blame.note(name_of(job(server, suspect)), Case(deaths=2))
+        name = name_of(job(server, suspect))
+        server.pending._blame.note_death({name: 2.0}, alone=False, refuse=set())
         before = asyncio.ensure_future(ask("#tokens=50 #delay=0.005 before"))
         await until(lambda: order)
         await asyncio.gather(before, ask(suspect), *(ask(f"#tokens=20 #delay=0.005 {i}") for i in range(3)))
     assert order[:2] == ["#tokens=50 #delay=0.005 before", suspect]
     assert suspect not in order[2:]
     assert len(order) > 5, "the others share the steps"
+
+
+async def test_a_preparation_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a step that hangs is: the worker's heartbeat tells how long it has been going on."""
+    go_on = threading.Event()
+    async with run_in_process() as server:
+        prepare = server.api.engine.requests.prepare
+        monkeypatch.setattr(server.api.engine.requests, "prepare", lambda *args: go_on.wait(10) and prepare(*args))
+        asked = asyncio.ensure_future(anext(server.pending.submit(job(server, "hello"))))
+        await until(lambda: server.body.step_s > 0.2)
+        go_on.set()
+        await asked
+        await until(lambda: server.body.step_s == 0)
 
 
 async def test_a_finished_job_is_not_cancelled() -> None:

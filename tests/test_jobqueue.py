@@ -6,7 +6,9 @@ import os
 import time
 from multiprocessing.managers import SyncManager
 
-from jobqueue import JobQueue
+import pytest
+
+from jobqueue import EMPTYING_S, RECESS_S, JobQueue
 from wire import Job, JobId, Sampling, Started
 
 
@@ -76,6 +78,73 @@ def test_one_that_is_to_be_alone_waits_for_an_empty_worker() -> None:
     assert taken(two, True) == "a", "it is empty first"
     assert [taken(one, False), taken(one, False), taken(two, False)] == ["c", None, "e"], "and now d is the first"
     assert taken(one, True) == "d"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key(job: Job | None) -> str | None:
+    return job and job.id.key
+
+
+def test_after_one_alone_the_others_have_a_turn_as_long() -> None:
+    """However many are to be alone. Where nobody else is there, they need not wait."""
+    clock = Clock()
+    queue = JobQueue([Outbox()], tuple, clock)
+    me = os.getpid()
+    for i in range(3):
+        queue.put(job(f"alone {i}", alone=True), first=True)
+    for i in range(3):
+        queue.put(job(f"{i}"))
+    assert key(queue.take(me, True)) == "alone 2"
+    clock.now += 5
+    assert key(queue.take(me, True)) == "0"
+    clock.now += 4.9
+    assert [key(queue.take(me, False)), key(queue.take(me, True))] == ["1", "2"]
+    assert key(queue.take(me, True)) == "alone 1"
+    clock.now += 5
+    queue.put(job("3"))
+    assert key(queue.take(me, True)) == "3"
+    clock.now += 10
+    assert key(queue.take(me, True)) == "alone 0"
+
+
+def test_a_worker_that_does_not_get_empty_goes_on() -> None:
+    """One long answer in it must not keep all others out. Later it is tried again."""
+    clock = Clock()
+    queue = JobQueue([Outbox()], tuple, clock)
+    me = os.getpid()
+    queue.put(job("alone", alone=True))
+    for i in range(3):
+        queue.put(job(f"{i}"))
+    assert queue.take(me, False) is None
+    clock.now += EMPTYING_S - 0.1
+    assert queue.take(me, False) is None
+    clock.now += 0.2
+    assert key(queue.take(me, False)) == "0"
+    clock.now += RECESS_S - 0.1
+    assert key(queue.take(me, False)) == "1"
+    clock.now += 0.2
+    assert queue.take(me, False) is None
+    assert key(queue.take(me, True)) == "alone"
+
+
+def test_a_job_that_cannot_be_told_of_stays() -> None:
+    """In its place."""
+    outbox = Outbox()
+    queue = JobQueue([outbox], tuple)
+    for name in "ab":
+        queue.put(job(name))
+    outbox.put = None
+    with pytest.raises(TypeError):
+        queue.take(1, True)
+    del outbox.put
+    assert drained(queue) == ["a", "b"]
 
 
 class _Manager(SyncManager):

@@ -11,7 +11,8 @@ import pytest
 
 from api import pending
 from api.blame import name_of
-from api.pending import Limits, PendingTable
+from api.link import Limits
+from api.pending import PendingTable
 from errors import (
     DeadlineExceeded,
     Draining,
@@ -52,11 +53,13 @@ class Workers:
 
     api_server = 0
 
-    def __init__(self, max_waiting: int = 100, step_timeout_s: float = 10.0, api_servers: int = 1) -> None:
+    def __init__(
+        self, max_waiting: int = 100, step_timeout_s: float = 10.0, rows: int = 16, api_servers: int = 1
+    ) -> None:
         self.queue: list[Job] = []
         self.cancelled: list[JobId] = []
         self.killed: list[int] = []
-        self.table = PendingTable(self, Limits(max_waiting, 3600, step_timeout_s, api_servers))
+        self.table = PendingTable(self, Limits(max_waiting, 3600, step_timeout_s, rows, api_servers))
 
     async def send(self, job: Job, first: bool = False) -> None:
         self.queue.insert(0 if first else len(self.queue), job)
@@ -277,6 +280,92 @@ async def test_one_that_a_worker_survives_is_under_no_suspicion_any_more() -> No
         workers.finish(job)
         await hello.task
         assert hello.error is None
+
+
+async def test_one_that_came_under_suspicion_in_its_run_is_forgiven_by_it() -> None:
+    """The next one like it is not alone."""
+    workers = Workers(api_servers=2)
+    workers.start(1, 2, 3)
+    (hello,) = await clients(workers, "hello")
+    for pid in (1, 2):
+        workers.take(pid)
+        await workers.die(pid)
+        await until(lambda: workers.queue)
+    workers.finish(workers.take(3))
+    await hello.task
+    (again,) = await clients(workers, "hello")
+    job = workers.take(3)
+    assert not job.alone
+    workers.finish(job)
+    await again.task
+
+
+async def test_copies_of_a_killer_are_refused_with_it() -> None:
+    """Wherever they are: one trial is enough for all."""
+    workers = Workers()
+    workers.start(*range(9))
+    copies = await clients(workers, *["killer"] * 5)
+    for pid in (1, 2):
+        for _ in copies:
+            workers.take(pid)
+        await workers.die(pid)
+        await until(lambda: len(workers.queue) == 5)
+    workers.take(3)
+    await workers.die(3)
+    await asyncio.gather(*(client.task for client in copies))
+    assert [type(client.error) for client in copies] == [KillsWorkers] * 5
+    assert workers.queue == []
+
+
+async def test_those_that_waited_for_a_row_are_hardly_suspected() -> None:
+    """They are run again with all others."""
+    workers = Workers(rows=2)
+    workers.start(*range(9))
+    many = await clients(workers, *"abcd")
+    for pid in (1, 2):
+        jobs = [workers.take(pid) for _ in many]
+        workers.say(jobs[3], "d is in a row, though it came last")
+        await workers.die(pid)
+        await until(lambda: len(workers.queue) == 4)
+    assert texts_of([job for job in workers.queue if job.alone]) == ["a", "d"]
+    for client in many:
+        client.task.cancel()
+    await asyncio.gather(*(client.task for client in many), return_exceptions=True)
+
+
+async def test_a_killer_whose_client_leaves_first_is_known() -> None:
+    """It gave up waiting for a worker that hung, which is killed later. Tried alone in the end, and refused."""
+    workers = Workers()
+    workers.start(*range(9))
+    for pid in (1, 2, 3):
+        killer, other = await clients(workers, "killer", f"other {pid}")
+        assert workers.take(pid).alone is (pid == 3)
+        if pid < 3:
+            workers.take(pid)
+        workers.table.deliver(Heartbeat(pid, step_s=3.0))
+        killer.task.cancel()
+        await asyncio.gather(killer.task, return_exceptions=True)
+        await workers.die(pid)
+        await until(lambda: workers.queue)
+        workers.finish(workers.take(8))
+        await other.task
+        assert other.text == "."
+    again = Client(workers, "killer")
+    await again.task
+    assert type(again.error) is KillsWorkers
+
+
+async def test_who_left_long_before_is_not_to_blame() -> None:
+    """The worker has dropped that request since, and died of the one that was there."""
+    workers = Workers()
+    workers.start(1, 2, 3)
+    (left,) = await clients(workers, "left")
+    workers.take(1)
+    left.task.cancel()
+    await asyncio.gather(left.task, return_exceptions=True)
+    workers.table._workers[1].heard_at += 60
+    await workers.die(1)
+    assert workers.table._blame._cases == {}
 
 
 @pytest.mark.parametrize("hidden", ["of another API process", "left a moment ago"])

@@ -19,9 +19,11 @@ SIZE = 30_000_000  # more than all buffers on the way hold
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, send_timeout_s: float) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+async def serving(
+    app: ASGIApp, send_timeout_s: float, head_timeout_s: float = 10
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """A server and its port."""
-    protocol = http_protocol(10, send_timeout_s)
+    protocol = http_protocol(head_timeout_s, send_timeout_s)
     config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", lifespan="off", timeout_keep_alive=60)
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -68,3 +70,33 @@ async def test_a_client_that_does_not_read_its_answer_is_let_go(answer: Callable
             writer.close()
             await writer.wait_closed()
     assert received[0] < SIZE < received[1]
+
+
+async def small(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response(b"x" * 50_000)(scope, receive, send)
+
+
+async def test_the_last_bytes_of_an_answer_are_bounded_too() -> None:
+    """They are less than what a transport takes before it tells anybody."""
+    async with serving(small, 0.5) as (server, port), asyncio.timeout(20):
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", port))
+            raw.setblocking(False)
+            asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 400  # more answers than the kernel's buffers hold
+            await asyncio.get_running_loop().sock_sendall(raw, asked)
+            await until(lambda: server.server_state.connections)
+            await until(lambda: not server.server_state.connections)
+
+
+async def test_the_rest_of_a_request_that_was_answered_is_not_waited_for() -> None:
+    """A byte of it now and then would keep the connection for ever."""
+    async with serving(small, 30, head_timeout_s=0.5) as (server, port), asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        answer = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(50_000)
+        writer.write(b"a")
+        assert await reader.read() == b"", "no second answer"
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        await until(lambda: not server.server_state.connections)
+        writer.close()

@@ -94,9 +94,10 @@ class WorkerBody:
 
     @property
     def step_s(self) -> float:
-        """The seconds since the present step began; 0 where nothing runs."""
+        """The seconds since the present step began, or a preparation that is longer; 0 where nothing runs."""
         since = self._step_since
-        return 0.0 if since is None else time.monotonic() - since
+        step_s = 0.0 if since is None else time.monotonic() - since
+        return max(step_s, self._api.preparing_s)
 
     # ------------------------------------------------------------- intake and preparation: intake thread, event loop
 

@@ -69,6 +69,11 @@ class AudioChatAPI(ls.LitAPI):
     async def decode_request(self, request: Job) -> Request:
         return await self.preparer.prepare(request)
 
+    @property
+    def preparing_s(self) -> float:
+        """How long the longest preparation has been computing."""
+        return self.preparer.oldest_s
+
     def forget(self, job_id: JobId) -> None:
         """The job has ended. Called in the event loop of `decode_request`."""
         self.preparer.forget(job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,6 +37,7 @@ class Preparer:
         self._settings = settings
         self._spool = spool
         self._threads = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
+        self._running: dict[JobId, float] = {}  # since when a thread makes the job's request; time.monotonic()
         self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix="grammar")
         limits = DecodeLimits(
             max_seconds=settings.max_audio_seconds,
@@ -67,6 +69,11 @@ class Preparer:
             grammar = await loop.run_in_executor(self._grammar_threads, self._requests.compile, job)
         waveforms = await source.load(job.id, job.audio_parts)
         return await loop.run_in_executor(self._threads, self._request, job, waveforms, grammar)
+
+    @property
+    def oldest_s(self) -> float:
+        """How long a thread has been making the request that it has made for the longest; 0 where none does."""
+        return time.monotonic() - min(list(self._running.values()), default=time.monotonic())
 
     def forget(self, job_id: JobId) -> None:
         """The job has ended, however it did: its seconds of audio are free. In the event loop, like `prepare`, which is
@@ -106,6 +113,13 @@ class Preparer:
             )
 
     def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
+        self._running[job.id] = time.monotonic()
+        try:
+            return self._made(job, waveforms, grammar)
+        finally:
+            del self._running[job.id]
+
+    def _made(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
         policy = job.long_audio or self._settings.long_audio or self._capabilities.long_audio
         clips = [
             fitted(waveform, part.place, policy, self._capabilities)

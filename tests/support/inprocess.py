@@ -12,7 +12,8 @@ import httpx
 from fastapi import FastAPI
 
 from api import routes
-from api.pending import Limits, PendingTable
+from api.link import Limits
+from api.pending import PendingTable
 from audio.spool import Spool, open_spool
 from config import Settings
 from jobqueue import JobQueue
