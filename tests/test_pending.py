@@ -317,6 +317,16 @@ async def test_copies_of_a_killer_are_refused_with_it() -> None:
     assert workers.queue == []
 
 
+async def test_what_is_refused_stays_refused() -> None:
+    """Also where a copy dies with another worker meanwhile."""
+    workers = Workers()
+    name = name_of(Client(workers, "killer").job)
+    blame = workers.table._blame
+    blame.note_death({name: 1.0}, alone=False, refuse={name})
+    blame.note_death({name: 1.0}, alone=False, refuse=set())
+    assert blame.case(name).is_refused
+
+
 async def test_those_that_waited_for_a_row_are_hardly_suspected() -> None:
     """They are run again with all others."""
     workers = Workers(rows=2)
