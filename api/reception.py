@@ -25,10 +25,18 @@ from api.boundary import ClientGone, while_connected
 from api.door import Door
 from api.intake import KeptAudio, RequestIntake
 from api.pending import PendingTable
-from api.room import Reservation, Room
+from audio.room import Reservation, Room
 from audio.spool import Spool, SpoolFiles
 from config import MB, Settings
-from errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, RequestTimeout, UnsupportedMediaType
+from errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 from wire import Delta, Finished, Job, TextPart
 
 T = TypeVar("T")
@@ -121,10 +129,14 @@ class Reception:
         self._settings = settings
         self._pending = pending
         self._spool = spool
-        self._room = Room(settings.queue_bytes // settings.api_servers, lambda: pending.retry_after_s)
+        self._room = Room(settings.queue_bytes // settings.api_servers, self._refusal)
         self._door = Door()
         self._kept = KeptAudio(spool, settings.uuid_cache_mb * MB // settings.api_servers)
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
+
+    def _refusal(self) -> Overloaded:
+        message = "Too many bytes of text and audio are waiting. Try again later."
+        return Overloaded(message, retry_after_s=self._pending.retry_after_s)
 
     @property
     def is_open(self) -> bool:

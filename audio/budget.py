@@ -1,7 +1,6 @@
-"""How much audio the jobs of a worker may hold together. For seconds to decode a job waits; what is fetched comes as it
-comes, and is refused where it is too much.
+"""How many seconds of decoded audio the jobs of a worker may hold together: who comes while there is no room waits.
 
-Used from one event loop. This file knows neither audio nor jobs, only keys, seconds and bytes.
+Used from one event loop. This file knows neither audio nor jobs, only keys and seconds.
 
     reserve ── waits its turn ──▶ holds ── settle: so much it really is ──▶ holds ── release: the job has ended
 """
@@ -11,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-from errors import Overloaded
 
 
 @dataclass
@@ -64,34 +61,3 @@ class AudioBudget:
             if self.held_s + min(claim.seconds, self._max_seconds) > self._max_seconds:
                 return
             claim.admitted.set()
-
-
-class FetchedBytes:
-    """Bytes that are being fetched, and those that were fetched and are not decoded yet."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.held = 0
-
-    def change(self, by: int) -> None:
-        """Raises `Overloaded` instead of holding more than may be held."""
-        if by > 0 and self.held + by > self._max_bytes:
-            raise Overloaded("Too much audio is being fetched. Try again later.")
-        self.held += by
-
-
-class Share:
-    """What one of those who hold them has taken, until it is closed."""
-
-    def __init__(self, whole: FetchedBytes) -> None:
-        self._whole = whole
-        self._bytes = 0
-
-    def take(self, size: int) -> None:
-        """So much more. Raises `Overloaded`."""
-        self._whole.change(size)
-        self._bytes += size
-
-    def close(self) -> None:
-        self._whole.change(-self._bytes)
-        self._bytes = 0

@@ -20,9 +20,9 @@ import httpcore
 import httpx
 
 from audio.addresses import FetchRules, checked, redirected
-from audio.budget import FetchedBytes, Share
 from audio.fetch_cache import FetchCache
 from audio.flights import Flights
+from audio.room import Room
 from audio.spool import Spool, SpoolFiles, room_for_audio
 from audio.transport import GuardedTransport
 from errors import AudioTooLong, BadAudioUrl
@@ -38,15 +38,13 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class Fetcher:
     """Fetches addresses that clients name. One for a worker; used from one event loop.
 
-    `held`: what comes is counted there until it is all here; then it is the caller's to count.
+    `room`: what comes is counted there until it is all here; then it is the caller's to count.
     `ssl_context`: httpx's where there is none, with certifi's authorities and without the environment's.
     """
 
-    def __init__(
-        self, rules: FetchRules, spool: Spool, held: FetchedBytes, ssl_context: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, rules: FetchRules, spool: Spool, room: Room, ssl_context: ssl.SSLContext | None = None) -> None:
         self._rules = rules
-        self._held = held
+        self._room = room
         self._flights = Flights(spool)
         self._cache = FetchCache(spool, rules.cache_bytes)
         self._client = httpx.AsyncClient(
@@ -128,10 +126,10 @@ class Fetcher:
         pace_bytes = self._rules.min_bytes_per_s * pace_s
         received = paced = chunks = 0
         clock = asyncio.get_running_loop().time
-        with room_for_audio(), path.open("r+b") as file, closing(Share(self._held)) as share:
+        with room_for_audio(), path.open("r+b") as file, closing(self._room.reserve()) as held:
             async with asyncio.timeout(pace_s) as pace:
                 async for chunk in response.aiter_raw():
-                    share.take(len(chunk))
+                    held.add(len(chunk))
                     received += len(chunk)
                     chunks += 1
                     self._check_size(received)

@@ -15,10 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from audio.budget import AudioBudget, FetchedBytes, Share
+from audio.budget import AudioBudget
 from audio.decode import Waveform, read_waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
+from audio.room import Reservation, Room
 from audio.spool import Spool, SpoolFiles
 from errors import AudioTooLong, BadAudioUrl, located
 from wire import AudioPart
@@ -38,7 +39,7 @@ class AudioSource:
         self,
         spool: Spool,
         fetcher: Fetcher,
-        fetched: FetchedBytes,
+        room: Room,
         decoders: DecodePool,
         budget: AudioBudget,
         sampling_rate: int,
@@ -48,7 +49,7 @@ class AudioSource:
     ) -> None:
         self._spool = spool
         self._fetcher = fetcher
-        self._fetched = fetched
+        self._room = room
         self._decoders = decoders
         self._budget = budget
         self._sampling_rate = sampling_rate
@@ -64,22 +65,22 @@ class AudioSource:
         if not parts:  # who brings no audio waits for nobody
             return []
         fetch_until = asyncio.get_running_loop().time() + self._fetch_timeout_s
-        with closing(self._spool.files()) as fetched, closing(Share(self._fetched)) as share:
-            paths = await _side_by_side(self._encoded(part, fetched, share, fetch_until) for part in parts)
+        with closing(self._spool.files()) as fetched, closing(self._room.reserve()) as held:
+            paths = await _side_by_side(self._encoded(part, fetched, held, fetch_until) for part in parts)
             try:
                 return await self._decode(key, self._likely_s(paths), parts, paths)
             except _LongerThanReserved as longer:
                 self._budget.release(key)
                 return await self._decode(key, longer.seconds, parts, paths)
 
-    async def _encoded(self, part: AudioPart, fetched: SpoolFiles, share: Share, until: float) -> str:
+    async def _encoded(self, part: AudioPart, fetched: SpoolFiles, held: Reservation, until: float) -> str:
         """The file of one part: the API process's, which it removes itself, or one in `fetched`."""
         if part.path is not None:
             return part.path
         assert part.url is not None
         with located(part.place):
             path = await self._fetch(part.url, fetched, until)
-            share.take(_size(path))
+            held.add(_size(path))
             return path
 
     async def _fetch(self, url: str, fetched: SpoolFiles, until: float) -> str:

@@ -15,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audio.addresses import FetchRules
-from audio.budget import AudioBudget, FetchedBytes
+from audio.budget import AudioBudget
 from audio.decode import DecodeLimits, decode_file
 from audio.fetch import Fetcher
+from audio.room import Room
 from audio.source import AudioSource
 from audio.spool import Spool, open_spool
 from config import Settings
 from errors import AudioTooLong, BadAudio, BadAudioUrl, Overloaded
+from tests.support.fetching import too_much
 from tests.support.origin import Origin
 from tests.support.speech import DATA, LONG
 from tests.support.waiting import until
@@ -195,7 +197,7 @@ class Decoders:
 class Loading:
     """An audio source under a budget, and the jobs that it loads."""
 
-    def __init__(self, spool: Spool, fetcher: Fetcher, held: FetchedBytes, budget_s: float) -> None:
+    def __init__(self, spool: Spool, fetcher: Fetcher, held: Room, budget_s: float) -> None:
         self.spool = spool
         self.decoders = Decoders()
         self.budget = AudioBudget(budget_s)
@@ -224,7 +226,7 @@ class Loading:
 @asynccontextmanager
 async def loading(budget_s: float, max_fetched: int = 10**9) -> AsyncIterator[Loading]:
     with open_spool(None, 0) as spool:
-        held = FetchedBytes(max_fetched)
+        held = Room(max_fetched, too_much)
         fetcher = Fetcher(FetchRules(allow_private=True), spool, held)
         running = Loading(spool, fetcher, held, budget_s)
         try:

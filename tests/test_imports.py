@@ -19,7 +19,7 @@ ALLOWED = {
     "audio": {"wire", "errors"},
     "models": {"wire", "errors"},
     "engine": {"wire", "errors", "models.base"},
-    "api": {"wire", "errors", "audio.spool", "audio.datauri", "config"},
+    "api": {"wire", "errors", "audio.spool", "audio.datauri", "audio.room", "config"},
     "worker": {"wire", "errors", "audio", "engine", "models", "config"},
     "jobqueue": {"wire"},
     "restarts": set(),

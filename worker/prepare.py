@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from audio.addresses import FetchRules, domain, port_range
-from audio.budget import AudioBudget, FetchedBytes
+from audio.budget import AudioBudget
 from audio.decode import DecodeLimits, Waveform
 from audio.fetch import Fetcher
 from audio.pool import DecodePool
+from audio.room import Room
 from audio.source import AudioSource
 from audio.spool import Spool
 from config import MB, Settings
 from engine.grammar import Grammar
-from errors import BadRequest
+from errors import BadRequest, Overloaded
 from models.base import Clip, Conversation, Turn
 from wire import Capabilities, Heard, Job, JobId, TextPart
 from worker.clips import fitted
@@ -88,11 +89,13 @@ class Preparer:
     def _make_source(self) -> AudioSource:
         """Made on first use, in the event loop that its connections belong to."""
         settings = self._settings
-        fetched = FetchedBytes(settings.fetch_ahead_mb * MB)
+        room = Room(
+            settings.fetch_ahead_mb * MB, lambda: Overloaded("Too much audio is being fetched. Try again later.")
+        )
         return AudioSource(
             spool=self._spool,
-            fetcher=Fetcher(self._fetch_rules, self._spool, fetched),
-            fetched=fetched,
+            fetcher=Fetcher(self._fetch_rules, self._spool, room),
+            room=room,
             decoders=self._decoders,
             budget=self._budget,
             sampling_rate=self._capabilities.sampling_rate,

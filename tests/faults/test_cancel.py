@@ -44,7 +44,7 @@ def held(server: InProcess) -> dict[str, int]:
     preparer = server.api.preparer
     return {
         "inside": server.routes.reception._door._inside,
-        "bytes": server.routes.reception._room._held,
+        "bytes": server.routes.reception._room.held,
         "waiting": len(server.pending._entries),
         "queued": len(server.queue._jobs),
         "files": sum(path.name != "lock" for path in server.spool.directory.iterdir()),

@@ -10,16 +10,21 @@ from functools import cache
 from pathlib import Path
 
 from audio.addresses import FetchRules
-from audio.budget import FetchedBytes
 from audio.fetch import Fetcher
+from audio.room import Room
 from audio.spool import Spool, open_spool
+from errors import Overloaded
 
 LIMIT = 1_000_000
 GUARD_S = 10.0
 
 
+def too_much() -> Overloaded:
+    return Overloaded("Too much.")
+
+
 class Fetching:
-    def __init__(self, fetcher: Fetcher, spool: Spool, held: FetchedBytes) -> None:
+    def __init__(self, fetcher: Fetcher, spool: Spool, held: Room) -> None:
         self.fetcher = fetcher
         self.held = held
         self.spool = spool
@@ -51,7 +56,7 @@ async def fetching(
     """By default: from everywhere, `LIMIT` bytes, two redirects, and times that suit a test."""
     quick = {"max_bytes": LIMIT, "max_redirects": 2, "allow_private": True, "first_byte_s": 5.0, "pace_s": 3.0}
     with open_spool(None, 0) as spool:
-        held = FetchedBytes(max_held)
+        held = Room(max_held, too_much)
         fetcher = Fetcher(FetchRules(**{**quick, **rules}), spool, held, ssl_context or _ssl_context())  # type: ignore[arg-type]
         running = Fetching(fetcher, spool, held)
         try:
