@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+VERSION = "0.1.0.dev0"  # of the server, as `GET /version` tells it
 
 MB = 1_000_000
 MIB = 1 << 20
@@ -21,6 +24,7 @@ LongAudio = Literal["error", "truncate", "chunk"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Domain = Annotated[str, Field(pattern=r"^\.?[^\s/:*@.][^\s/:*@]*$")]  # neither a URL, nor a port, nor a wildcard
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]  # as browsers write it: no path, no slash at its end
 Ports = Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
 
 
@@ -46,7 +50,9 @@ class Settings(BaseSettings):
         description="what to serve: a directory or hub id, path/to/file.py:Class, cascade:ASR,LLM, whisper-tiny.en, or "
         "fake (for trying clients)",
     )
-    served_model_name: str | None = Field(None, description="the name clients use; the model's own where not set")
+    served_model_name: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names clients use, separated by commas; the first is told; the model's own where not set"
+    )
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104 -- a choice, not the default
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
@@ -75,6 +81,13 @@ class Settings(BaseSettings):
     # Who may ask.
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="bearer keys, separated by commas; none: everybody may ask"
+    )
+    api_key_file: Path | None = Field(None, description="a file with more bearer keys, one a line, read at the start")
+    requests_per_minute: PositiveInt | None = Field(
+        None, description="requests that one key may send in a minute, to each API process; any number if unset"
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (), description="web pages that may ask from browsers, as https://example.org, separated by commas; *: all"
     )
 
     # The engine.
@@ -148,7 +161,10 @@ class Settings(BaseSettings):
     allow_private_networks: bool = Field(False, description="fetch audio from private and loopback addresses too")
     spool_dir: Path | None = Field(None, description="where audio waits; /dev/shm where it has room, else temporary")
 
-    @field_validator("api_keys", "allow_domains", "allow_ports", "allow_networks", mode="before")
+    @field_validator(
+        *("served_model_name", "api_keys", "cors_origins", "allow_domains", "allow_ports", "allow_networks"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -179,10 +195,36 @@ class Settings(BaseSettings):
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 -- Path's fails
         return Path(caches) / "eardrum"  # where there is no home, and nothing is kept in a directory called ~
 
+    @model_validator(mode="after")
+    def _check_key_file(self) -> Settings:
+        """Read it at once: a server that was to be closed and finds no keys must not start open."""
+        if self.api_key_file is not None and self.keys == self.api_keys:
+            raise ValueError("--api-key-file holds no key.")
+        return self
+
+    @cached_property
+    def keys(self) -> tuple[SecretStr, ...]:
+        """All bearer keys; without any, everybody may ask."""
+        return self.api_keys + (_keys_in(self.api_key_file) if self.api_key_file else ())
+
+    @property
+    def public_names(self) -> tuple[str, ...]:
+        """The model's names for clients."""
+        return self.served_model_name or (self.model,)
+
     @property
     def public_name(self) -> str:
-        """The model's name for clients."""
-        return self.served_model_name or self.model
+        """The name that answers tell: the first, whichever was asked for."""
+        return self.public_names[0]
+
+
+def _keys_in(path: Path) -> tuple[SecretStr, ...]:
+    """Raises `ValueError` where it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError("--api-key-file cannot be read as text.") from None
+    return tuple(SecretStr(line.strip()) for line in lines if line.strip())
 
 
 def configure_logging(level: str) -> None:

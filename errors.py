@@ -18,6 +18,7 @@ processes of ours, since one that does not pickle would take its worker with it.
     ├── BodyTooLarge                413
     ├── UnsupportedMediaType        415
     ├── Overloaded                  429
+    │   └── RateLimited             429  one key's own limit
     ├── InternalError               500
     ├── KillsWorkers                500  workers die of it
     ├── Unavailable                 503
@@ -124,6 +125,10 @@ class Overloaded(EardrumError):
     def __init__(self, message: str, param: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, param)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    code = "rate_limit_exceeded"
 
 
 class InternalError(EardrumError):

@@ -294,7 +294,7 @@ def manager_lives(manager: SyncManager) -> bool:
 
 
 def _key_header(settings: Settings) -> str:
-    return ' -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
+    return ' -H "Authorization: Bearer $API_KEY"' if settings.keys else ""
 
 
 def check_spool(spool: Spool) -> None:

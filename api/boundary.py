@@ -23,6 +23,7 @@ log = logging.getLogger("eardrum.access")
 
 PROBES = frozenset({"/live", "/ready", "/health"})  # need no key, and are not worth a log line
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; it is logged, nobody receives it
+ANSWER_HEADERS = "eardrum.headers"  # key of the scope: headers that every answer to this request is to have
 _SANE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -71,9 +72,8 @@ class RequestBoundary:
             return
         body = _Body(scope, receive)
         answer = _Answer(body, send, _request_id(scope))
-        started = time.perf_counter()
         try:
-            await self._app(scope, body.receive, answer.send)
+            await self._app({**scope, ANSWER_HEADERS: answer.headers}, body.receive, answer.send)
         except ClientGone:
             answer.status = CLIENT_CLOSED_REQUEST
         except EardrumError as error:
@@ -82,9 +82,8 @@ class RequestBoundary:
             log.exception("%s %s %r failed", answer.request_id, scope["method"], scope["path"])
             await answer.fail(InternalError("The server failed on this request. The request id is in x-request-id."))
         finally:
-            elapsed_ms = 1000 * (time.perf_counter() - started)
             level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-            line = (answer.request_id, scope["method"], scope["path"], answer.status, elapsed_ms)
+            line = (answer.request_id, scope["method"], scope["path"], answer.status, answer.elapsed_ms)
             log.log(level, "%s %s %r %d %.0f ms", *line)
 
 
@@ -117,13 +116,21 @@ class _Answer:
     def __init__(self, body: _Body, send: Send, request_id: str) -> None:
         self._body = body
         self._send = send
+        self._started = time.perf_counter()
         self.request_id = request_id
         self.status = 0
+        self.headers: dict[str, str] = {}
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since the request came."""
+        return 1000 * (time.perf_counter() - self._started)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            told = {"x-request-id": self.request_id, "openai-processing-ms": str(round(self.elapsed_ms))}
+            MutableHeaders(scope=message).update({**told, **self.headers})
         await self._send(message)
 
     async def fail(self, error: EardrumError) -> None:

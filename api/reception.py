@@ -1,4 +1,4 @@
-"""How a request comes in, whatever its endpoint: the door, bounds in bytes and time, its files, and its job's events.
+"""How a request comes in, whatever its endpoint: the door, limits of several kinds, its files, its job's events.
 
     door ──▶ room for it ──▶ body, in time and within bounds ──▶ the endpoint's `accept` ──▶ its job's events ──▶ answer
 
@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.auth import owner_of
-from api.boundary import ClientGone, while_connected
+from api.boundary import ANSWER_HEADERS, ClientGone, while_connected
 from api.door import Door
 from api.intake import KeptAudio, RequestIntake
+from api.limits import RequestLimit
 from api.pending import PendingTable
 from audio.room import Reservation, Room
 from audio.spool import Spool, SpoolFiles
@@ -73,7 +74,7 @@ class Arrival:
         self._settings = settings
         self._threads = threads
         self._reservation = reservation
-        self.intake = RequestIntake(files, kept, owner_of(request.scope, settings.api_keys))
+        self.intake = RequestIntake(files, kept, owner_of(request.scope, settings.keys))
 
     @property
     def media_type(self) -> str:
@@ -131,6 +132,7 @@ class Reception:
         self._spool = spool
         self._room = Room(settings.queue_bytes // settings.api_servers, self._refusal)
         self._door = Door()
+        self._limit = RequestLimit(settings.requests_per_minute)
         self._kept = KeptAudio(spool, settings.uuid_cache_mb * MB // settings.api_servers)
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
 
@@ -161,6 +163,7 @@ class Reception:
         try:
             held.enter_context(self._door.enter())
             self._pending.check_room()  # a full server reads no bodies
+            self._limit.take(owner_of(request.scope, self._settings.keys), request.scope[ANSWER_HEADERS])
             accepted = await self._accept_until(deadline, accept, request, held)
             job = replace(accepted.job, deadline=deadline)
             events = self._events(job, accepted.streams, held)

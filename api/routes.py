@@ -10,27 +10,36 @@ import time
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from api.answers import Json
 from api.auth import KeyCheck
 from api.boundary import RequestBoundary
+from api.browsers import cors_options
 from api.chat_completions import ChatCompletions
+from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
 from audio.spool import Spool
-from config import Settings
+from config import VERSION, Settings
 from errors import ModelNotFound, for_status
 from wire import Capabilities
+
+READ = ["GET", "HEAD"]  # of a HEAD, uvicorn sends the head alone
 
 
 def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> Api:
     """Put endpoints, error answers and middlewares on `app`."""
     api = Api(settings, pending, spool)
     app.include_router(api.router())
+    app.router.redirect_slashes = False
     app.add_exception_handler(HTTPException, _framework_error)
-    app.add_middleware(KeyCheck, keys=settings.api_keys)
+    app.add_middleware(KeyCheck, keys=settings.keys)
+    app.add_middleware(PlainPath)
     app.add_middleware(RequestBoundary)
+    if settings.cors_origins:  # around the boundary: a page may read errors, too
+        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
     return api
 
 
@@ -54,11 +63,12 @@ class Api:
         router = APIRouter()
         chat = ChatCompletions(self._settings, self._pending, self.reception, self._check_model)
         router.add_api_route("/v1/chat/completions", chat.__call__, methods=["POST"])
-        router.add_api_route("/v1/models", self.list_models, methods=["GET"])
-        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=["GET"])
-        router.add_api_route("/live", self.live, methods=["GET"])
-        router.add_api_route("/ready", self.ready, methods=["GET"])
-        router.add_api_route("/health", self.ready, methods=["GET"])
+        router.add_api_route("/v1/models", self.list_models, methods=READ)
+        router.add_api_route("/v1/models/{name:path}", self.get_model, methods=READ)
+        router.add_api_route("/version", self.version, methods=READ)
+        router.add_api_route("/live", self.live, methods=READ)
+        router.add_api_route("/ready", self.ready, methods=READ)
+        router.add_api_route("/health", self.ready, methods=READ)
         return router
 
     # ------------------------------------------------------------------------------------------------- probes, models
@@ -72,25 +82,28 @@ class Api:
         ready = self._pending.is_ready and self.reception.is_open
         return JSONResponse({"status": "ok" if ready else "unavailable"}, 200 if ready else 503)
 
+    async def version(self) -> Json:
+        return {"version": VERSION}
+
     async def list_models(self) -> Json:
-        return {"object": "list", "data": [self._card()]}
+        return {"object": "list", "data": [self._card(name) for name in self._settings.public_names]}
 
     async def get_model(self, name: str) -> Json:
         self._check_model(name)
-        return self._card()
+        return self._card(name)
 
-    def _card(self) -> Json:
-        """OpenAI's model object, and beside it what audio the model takes."""
-        name = self._settings.public_name
+    def _card(self, name: str) -> Json:
+        """OpenAI's model object under one of its names, and beside it what audio the model takes."""
         card: Json = {"id": name, "object": "model", "created": self._started, "owned_by": "eardrum"}
         if capabilities := self._pending.capabilities:
             card["audio"] = _audio_card(capabilities, self._settings)
         return card
 
     def _check_model(self, name: str) -> None:
-        served = self._settings.public_name
-        if name != served:
-            raise ModelNotFound(f"This model does not exist here. The one that is served is `{served}`.", "model")
+        served = self._settings.public_names
+        if name not in served:
+            names = ", ".join(f"`{name}`" for name in served)
+            raise ModelNotFound(f"This model does not exist here. The one that is served is {names}.", "model")
 
 
 def _audio_card(model: Capabilities, settings: Settings) -> Json:

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import httpx
+import httpx2
 from fastapi import FastAPI
+from openai import AsyncOpenAI
 
 from api import routes
 from api.link import Limits
@@ -135,3 +137,9 @@ async def run_in_process(running: bool = True, **options: object) -> AsyncIterat
             yield server
         finally:
             server.stop()
+
+
+def openai_client(server: InProcess, **options: object) -> AsyncOpenAI:
+    """The official client; through HTTP's messages, but without a socket."""
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app), base_url="http://test", timeout=30)
+    return AsyncOpenAI(base_url="http://test/v1", http_client=http, **{"api_key": "none", "max_retries": 0, **options})
