@@ -5,8 +5,10 @@ Audio leaves the messages here: `build_job` hands encoded bytes to the intake (t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from api.intake import Intake, Source
-from api.sampling import build_sampling, check_sampling
+from api.sampling import build_sampling, check_sampling, check_top_logprobs
 from api.schema import (
     AudioUrl,
     AudioUrlBlock,
@@ -26,8 +28,13 @@ from wire import AudioPart, Job, JobId, Message, Role, TextPart
 
 def check_limits(chat: ChatRequest, settings: Settings) -> None:
     """Refuse what is over a limit before any audio is decoded. Raises `BadRequest`."""
-    _check_messages(chat.messages, settings)
+    check_messages(chat.messages, settings, "messages")
     check_sampling(chat, settings)
+    if (chat.n or 1) > settings.max_n:
+        raise BadRequest(f"`n` is over the limit of {settings.max_n}.", "n")
+    if chat.top_logprobs is not None and not chat.logprobs:
+        raise BadRequest("`top_logprobs` goes with `logprobs`: true only.", "top_logprobs")
+    check_top_logprobs(chat.top_logprobs, settings)
     check_structure(chat, settings)
     if chat.stream_options and not chat.stream:
         raise BadRequest("`stream_options` goes with `stream`: true only.", "stream_options")
@@ -38,12 +45,12 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
 def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
     """The job of a request. Decodes base64 and writes files, so not for an event loop. Raises `BadRequest`."""
     messages = tuple(
-        _message(message, f"messages[{i}]", intake, max_audio_bytes) for i, message in enumerate(chat.messages)
+        build_message(message, f"messages[{i}]", intake, max_audio_bytes) for i, message in enumerate(chat.messages)
     )
     return Job(
         job_id,
         messages,
-        build_sampling(chat),
+        build_sampling(chat, chat.n or 1, (chat.top_logprobs or 0) if chat.logprobs else None),
         spool_bytes=intake.num_bytes,
         structure=build_structure(chat),
         priority=chat.priority or 0,
@@ -51,12 +58,13 @@ def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes:
     )
 
 
-def _check_messages(messages: list[ChatMessage], settings: Settings) -> None:
+def check_messages(messages: Sequence[ChatMessage], settings: Settings, place: str) -> None:
+    """Refuse more audio or text than the limits. `place`: the field that they came in. Raises `BadRequest`."""
     clips = sum(_is_audio(block) for message in messages for block in _blocks(message))
     if clips > settings.max_clips:
-        raise BadRequest(f"The messages hold {clips} audio parts; the limit is {settings.max_clips}.", "messages")
+        raise BadRequest(f"The messages hold {clips} audio parts; the limit is {settings.max_clips}.", place)
     if sum(map(_text_chars, messages)) > settings.max_text_chars:
-        raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", "messages")
+        raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", place)
 
 
 def _is_audio(block: Block) -> bool:
@@ -87,7 +95,8 @@ def _block_chars(block: Block) -> int:
             return 0
 
 
-def _message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
+def build_message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
+    """A message that stands at `place` in the request. Raises `BadRequest`."""
     role: Role = "system" if message.role == "developer" else message.role
     if isinstance(message.content, str):
         return Message(role, (TextPart(message.content),))

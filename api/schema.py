@@ -1,55 +1,33 @@
-"""OpenAI's chat completion request as we read it: strict in types, liberal in what it ignores.
+"""OpenAI's chat completion request as we read it, through the door of `form.py`.
 
-`parse` is the only door: it turns a body into a `ChatRequest` or raises a `BadRequest` whose `param` names the place as
-the client wrote it, such as `messages[0].content[1].audio_url.url`. Errors never repeat the input.
+`parse` turns a body into a `ChatRequest`, or raises a `BadRequest` whose `param` names the place.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from errors import BadRequest
-from wire import LongAudio
-
-INT32_MAX = 2**31 - 1
-INT64_MAX = 2**63 - 1
+from api.form import AlwaysOn, Form, Unsupported, parse_as
+from api.sampling import SamplingFields
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
-
-
-class TextBlock(_Model):
+class TextBlock(Form):
     type: Literal["text"]
     text: str
 
 
-class RefusalBlock(_Model):
+class RefusalBlock(Form):
     """What OpenAI's own models put into an assistant's turn; it comes back with the history."""
 
     type: Literal["refusal"]
     refusal: str
 
 
-class AudioUrl(_Model):
+class AudioUrl(Form):
     url: str
 
 
@@ -60,7 +38,7 @@ def _given_or_kept(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-class _AudioBlock(_Model):
+class _AudioBlock(Form):
     uuid: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 
@@ -77,7 +55,7 @@ class AudioUrlBlock(_AudioBlock):
     ] = Field(None, validate_default=True)
 
 
-class InputAudio(_Model):
+class InputAudio(Form):
     """Base64, or a `data:` URI. `format` is a label that clients get wrong; the bytes decide."""
 
     data: str
@@ -121,28 +99,14 @@ Content = Annotated[
 ]
 
 
-class ChatMessage(_Model):
+class ChatMessage(Form):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
 
 
-class StreamOptions(_Model):
+class StreamOptions(Form):
     include_usage: bool | None = None
-
-
-def _token_biases(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """One error for all that can be wrong: pydantic's own would repeat the client's key."""
-    try:
-        return validate(value)
-    except ValidationError:
-        message = "Expected an object from token ids (integers from 0 on) to numbers from -100 to 100"
-        raise PydanticCustomError("token_biases", message) from None
-
-
-TokenBiases = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Annotated[float, Field(ge=-100, le=100)]],
-    WrapValidator(_token_biases),
-]
+    continuous_usage_stats: Unsupported = None  # vLLM's: the cost so far is known to the worker alone
 
 
 def _object_text(value: Any) -> str:
@@ -170,20 +134,34 @@ def _distinct(values: list[str]) -> list[str]:
     return values
 
 
-def _refuse(value: Any) -> None:
-    """Lets nothing but null and false pass, for what would silently be left out of the answer."""
-    if value is not None and value is not False:
-        raise PydanticCustomError("unsupported", "This is not supported here; leave it out")
+class NotSupported(Form):
+    """What would change the answer and is not done here: refused, so that nobody takes one answer for another."""
+
+    audio: Unsupported = None  # OpenAI's, as are the next
+    web_search_options: Unsupported = None
+    stop_token_ids: Unsupported = None  # vLLM's, as are all from here on
+    include_stop_str_in_output: Unsupported = None
+    bad_words: Unsupported = None
+    allowed_token_ids: Unsupported = None
+    prompt_logprobs: Unsupported = None
+    echo: Unsupported = None
+    truncate_prompt_tokens: Unsupported = None
+    use_beam_search: Unsupported = None
+    logits_processors: Unsupported = None
+    documents: Unsupported = None
+    chat_template: Unsupported = None
+    continue_final_message: Unsupported = None
+    add_generation_prompt: AlwaysOn = None
+    skip_special_tokens: AlwaysOn = None
 
 
 ObjectSchema = Annotated[str, BeforeValidator(_object_text)]
 TextSchema = Annotated[str, BeforeValidator(_schema_text)]
 Nonempty = Annotated[str, Field(min_length=1)]
 Labels = Annotated[list[Nonempty], Field(min_length=1), AfterValidator(_distinct)]
-Unsupported = Annotated[Any, AfterValidator(_refuse)]
 
 
-class NamedSchema(_Model):
+class NamedSchema(Form):
     """`strict` is read and makes no difference: every schema is enforced."""
 
     schema_: ObjectSchema = Field(alias="schema")
@@ -191,7 +169,7 @@ class NamedSchema(_Model):
     strict: bool | None = None
 
 
-class AnyFormat(_Model):
+class AnyFormat(Form):
     type: Literal["text", "json_object", "json_schema"]
 
 
@@ -207,7 +185,7 @@ ResponseFormat = Annotated[
 ]
 
 
-class StructuredOutputs(_Model):
+class StructuredOutputs(Form):
     """vLLM's object. Its switches for whitespace and fallbacks are ignored; what would change the answer is refused."""
 
     json_: TextSchema | None = Field(None, alias="json")
@@ -228,8 +206,9 @@ class StructuredOutputs(_Model):
         return self
 
 
-class ChatRequest(_Model):
-    """The fields that are used, in OpenAI's and vLLM's words, and one of ours. All others are ignored."""
+class ChatRequest(SamplingFields, NotSupported):
+    """The fields that are used, in OpenAI's and vLLM's words, and one of ours. Those of `NotSupported` are refused, all
+    others ignored."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -237,21 +216,9 @@ class ChatRequest(_Model):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=INT32_MAX)
-    min_p: float | None = Field(None, ge=0, le=1)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
-    logit_bias: TokenBiases | None = None
-    min_tokens: int | None = Field(None, ge=0)
-    ignore_eos: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     n: int | None = Field(None, ge=1)
-    priority: int | None = Field(None, ge=-(2**31), le=2**31)
-    long_audio: LongAudio | None = None  # ours
     modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -260,43 +227,12 @@ class ChatRequest(_Model):
     guided_choice: Labels | None = None
     guided_grammar: Nonempty | None = None
     guided_whitespace_pattern: Unsupported = None
-    seed: int | None = Field(None, ge=-INT64_MAX - 1, le=INT64_MAX)
-    stop: (
-        Annotated[
-            Annotated[str, Tag("<string>")] | Annotated[list[str], Tag("<list>")],
-            Discriminator(lambda value: "<string>" if isinstance(value, str) else "<list>"),
-        ]
-        | None
-    ) = None
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
 
 
 def parse(body: bytes) -> ChatRequest:
     """The request in a JSON body. Raises `BadRequest`."""
-    try:
-        return ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _bad_request(error) from None
-
-
-def _bad_request(error: ValidationError) -> BadRequest:
-    """The first thing that is wrong, in a sentence. Pydantic's message quotes types and bounds, never the input."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return BadRequest("The request body is not valid JSON.", None)
-    place = _place(first["loc"])
-    if not place:
-        return BadRequest("The request body must be a JSON object.", None)
-    if first["type"] == "missing":
-        return BadRequest(f"`{place}` is missing.", place)
-    return BadRequest(f"`{place}`: {first['msg']}.", place)
-
-
-def _place(loc: Sequence[int | str]) -> str:
-    """A pydantic location in the client's words: `messages[0].content[1].text`. Union tags, in <>, are left out."""
-    place = ""
-    for step in loc:
-        if isinstance(step, int):
-            place += f"[{step}]"
-        elif not step.startswith("<"):
-            place += f".{step}" if place else step
-    return place
+    return parse_as(ChatRequest, body)

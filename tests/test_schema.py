@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from api.chat import build_job, check_limits
 from api.intake import Source
-from api.schema import ChatRequest, parse
+from api.schema import ChatRequest, NotSupported, parse
 from config import Settings
 from errors import BadRequest, EardrumError
 from wire import AudioPart, Job, JobId, Sampling, Structure, TextPart
@@ -116,6 +118,23 @@ def content(*blocks: object) -> bytes:
         (body(stop=5), "stop"),
         (body(stop=["a", 5]), "stop[1]"),
         (body(stream_options={"include_usage": "yes"}), "stream_options.include_usage"),
+        (body(stream_options={"continuous_usage_stats": True}), "stream_options.continuous_usage_stats"),
+        (body(audio={"voice": "alloy", "format": "wav"}), "audio"),
+        (body(web_search_options={"search_context_size": "low"}), "web_search_options"),
+        (body(stop_token_ids=[7]), "stop_token_ids"),
+        (body(include_stop_str_in_output=True), "include_stop_str_in_output"),
+        (body(bad_words=["x"]), "bad_words"),
+        (body(allowed_token_ids=[7]), "allowed_token_ids"),
+        (body(prompt_logprobs=0), "prompt_logprobs"),
+        (body(echo=True), "echo"),
+        (body(truncate_prompt_tokens=100), "truncate_prompt_tokens"),
+        (body(use_beam_search=True), "use_beam_search"),
+        (body(logits_processors=["x"]), "logits_processors"),
+        (body(documents=[{}]), "documents"),
+        (body(chat_template="{{ messages }}"), "chat_template"),
+        (body(continue_final_message=True), "continue_final_message"),
+        (body(add_generation_prompt=False), "add_generation_prompt"),
+        (body(skip_special_tokens=False), "skip_special_tokens"),
         (content("text"), "messages[1].content[0]"),
         (content({"type": "image_url"}), "messages[1].content[0]"),
         (content({"type": "text"}), "messages[1].content[0].text"),
@@ -223,8 +242,15 @@ def test_unknown_fields_and_explicit_nulls_are_accepted() -> None:
     """As clients send them."""
     optional = set(ChatRequest.model_fields) - {"model", "messages"}
     assert job_of(**dict.fromkeys(optional)).sampling == Sampling()
+    nothing = {"stop_token_ids": [], "bad_words": [], "echo": False, "web_search_options": {}}
     chat = parse(
         body(
+            **nothing,
+            stream_options={"continuous_usage_stats": False},
+            add_generation_prompt=True,
+            skip_special_tokens=True,
+            parallel_tool_calls=True,
+            service_tier="auto",
             user="me",
             store=True,
             metadata={"a": [1]},
@@ -233,6 +259,15 @@ def test_unknown_fields_and_explicit_nulls_are_accepted() -> None:
         )
     )
     assert chat.messages[1].content == "hello"
+
+
+def test_what_is_refused_is_refused_whatever_it_says() -> None:
+    """Every field of the list, in one sentence that names it."""
+    for name in NotSupported.model_fields:
+        for value in ("x", 1, [1], {"a": 1}):
+            with pytest.raises(BadRequest, match=f"`{name}`: This is not supported here") as caught:
+                parse(body(**{name: value}))
+            assert caught.value.param == name
 
 
 def test_a_job_holds_paths_instead_of_audio() -> None:
@@ -439,3 +474,10 @@ def test_an_audio_block_has_audio_or_a_uuid(block: dict, place: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse(content(block))
     assert caught.value.param == f"messages[1].content[0].{place}"
+
+
+def test_the_readme_names_what_is_refused() -> None:
+    """All of it."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    sentence = readme[readme.index("is not done here: ") : readme.index("`stream_options.continuous_usage_stats`")]
+    assert set(re.findall(r"`(\w+)`", sentence)) == {*NotSupported.model_fields, "modalities"}
