@@ -66,9 +66,9 @@ class Completion:
         return {
             "index": index,
             "message": {"role": "assistant", "content": "".join(choice.texts), "refusal": None},
-            "logprobs": _logprobs(choice.tokens) if self.logprobs else None,
+            "logprobs": logprobs_of(choice.tokens) if self.logprobs else None,
             "finish_reason": end.reason,
-            **_labels(end),
+            **labels_of(end),
         }
 
 
@@ -90,11 +90,11 @@ class Chunks:
             self.begun.add(event.choice)
             yield self._chunk(event.choice, {"role": "assistant", "content": ""})
         if isinstance(event, Delta):
-            tokens = _logprobs(event.logprobs) if self.logprobs and event.logprobs else None
+            tokens = logprobs_of(event.logprobs) if self.logprobs and event.logprobs else None
             yield self._chunk(event.choice, {"content": event.text}, logprobs=tokens)
         else:
             self.usages[event.choice] = event.usage
-            yield self._chunk(event.choice, {}, finish_reason=event.reason, **_labels(event))
+            yield self._chunk(event.choice, {}, finish_reason=event.reason, **labels_of(event))
 
     def last(self) -> Iterator[Json]:
         """The chunk with the usage, if it was asked for."""
@@ -121,11 +121,11 @@ def _usage(usages: Mapping[int, Usage]) -> Json:
         "completion_tokens": completion,
         "total_tokens": first.prompt_tokens + completion,
         "prompt_tokens_details": {"audio_tokens": first.audio_tokens, "cached_tokens": first.cached_tokens},
-        "audio": _audio(first.heard),
+        "audio": audio_usage(first.heard),
     }
 
 
-def _audio(heard: Heard) -> Json:
+def audio_usage(heard: Heard) -> Json:
     """In milliseconds' precision; what was used and what was dropped add up to what was received."""
     received, used = round(heard.seconds_received, 3), round(heard.seconds_used, 3)
     return {
@@ -136,7 +136,7 @@ def _audio(heard: Heard) -> Json:
     }
 
 
-def _logprobs(tokens: Iterable[TokenLogprob]) -> Json:
+def logprobs_of(tokens: Iterable[TokenLogprob]) -> Json:
     content = [
         {**_token(each.token, each.logprob), "top_logprobs": [_token(*alternative) for alternative in each.top]}
         for each in tokens
@@ -153,6 +153,6 @@ def _token(token: bytes, logprob: float) -> Json:
     }
 
 
-def _labels(end: Finished) -> Json:
+def labels_of(end: Finished) -> Json:
     """The probability of each label that was allowed, where the worker measured them."""
     return {"label_probabilities": dict(end.labels)} if end.labels else {}

@@ -21,6 +21,7 @@ from api.chat_completions import ChatCompletions
 from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
+from api.responses import Responses
 from audio.spool import Spool
 from config import VERSION, Settings
 from errors import ModelNotFound, for_status
@@ -63,6 +64,8 @@ class Api:
         router = APIRouter()
         chat = ChatCompletions(self._settings, self._pending, self.reception, self._check_model)
         router.add_api_route("/v1/chat/completions", chat.__call__, methods=["POST"])
+        responses = Responses(self._settings, self._pending, self.reception, self._check_model)
+        router.add_api_route("/v1/responses", responses.__call__, methods=["POST"])
         router.add_api_route("/v1/models", self.list_models, methods=READ)
         router.add_api_route("/v1/models/{name:path}", self.get_model, methods=READ)
         router.add_api_route("/version", self.version, methods=READ)

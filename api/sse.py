@@ -20,6 +20,11 @@ def encode(value: Json) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
+def encode_event(value: Json) -> bytes:
+    """The same under the name of its type, as the Responses API has it."""
+    return f"event: {value['type']}\n".encode() + encode(value)
+
+
 def encode_error(error: EardrumError) -> bytes:
     """An error after the stream has begun. No [DONE] follows it."""
     return encode(error.body())

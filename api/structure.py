@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from api.schema import ChatRequest, SchemaFormat
+from api.schema import ChatRequest, SchemaFormat, StructuredOutputs
 from config import Settings
 from errors import BadRequest
 from wire import Structure
@@ -15,7 +15,11 @@ from wire import Structure
 
 def check_structure(chat: ChatRequest, settings: Settings) -> None:
     """Refuse more than one structure, and one that is over a limit. Raises `BadRequest`."""
-    asked = list(_asked(chat))
+    check_structures(list(_asked(chat)), settings)
+
+
+def check_structures(asked: list[Structure], settings: Settings) -> None:
+    """The same, of structures that stand anywhere. Raises `BadRequest`."""
     if len(asked) > 1:
         first, place = asked[0].place, asked[1].place
         raise BadRequest(f"`{place}`: an answer follows one structure only, and `{first}` asks for one, too.", place)
@@ -34,11 +38,16 @@ def _asked(chat: ChatRequest) -> Iterator[Structure]:
         yield Structure("json", "response_format.json_schema.schema", chat.response_format.json_schema.schema_)
     elif chat.response_format and chat.response_format.type == "json_object":
         yield Structure("json_object", "response_format")
-    if outputs := chat.structured_outputs:
-        if outputs.json_object:
-            yield Structure("json_object", "structured_outputs.json_object")
-        yield from _each("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar)
+    if chat.structured_outputs:
+        yield from outputs_of(chat.structured_outputs)
     yield from _each("guided_", chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
+
+
+def outputs_of(outputs: StructuredOutputs) -> Iterator[Structure]:
+    """What vLLM's object asks for."""
+    if outputs.json_object:
+        yield Structure("json_object", "structured_outputs.json_object")
+    yield from _each("structured_outputs.", outputs.json_, outputs.regex, outputs.choice, outputs.grammar)
 
 
 def _each(

@@ -72,6 +72,14 @@ def test_the_python_example(whisper_server: RunningServer) -> None:
     assert word_error_rate(JFK, run.stdout) == 0
 
 
+def test_the_responses_example(whisper_server: RunningServer) -> None:
+    """The client and the audio are those of the first example."""
+    first = snippet("python", "from openai import OpenAI").partition("stream =")[0]
+    code = for_server(first + snippet("python", "client.responses.create"), whisper_server)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert word_error_rate(JFK, run.stdout) == 0
+
+
 def test_the_clients_first_answer(whisper_server: RunningServer) -> None:
     """The second command of the README, and what it prints."""
     (command,) = [line for line in snippet("bash", "make serve").splitlines() if "client.py" in line]
