@@ -158,13 +158,14 @@ class DeadlineExceeded(EardrumError):
     fixed_headers: ClassVar = {"x-should-retry": "false"}
 
 
-def _family(root: type[EardrumError]) -> Iterator[type[EardrumError]]:
+def family(root: type[EardrumError]) -> Iterator[type[EardrumError]]:
+    """A class and all below it."""
     yield root
     for child in root.__subclasses__():
-        yield from _family(child)
+        yield from family(child)
 
 
-_BY_NAME = {cls.__name__: cls for cls in _family(EardrumError)}
+_BY_NAME = {cls.__name__: cls for cls in family(EardrumError)}
 _BY_STATUS = {404: NotFound, 405: MethodNotAllowed, 413: BodyTooLarge, 415: UnsupportedMediaType}
 
 
