@@ -99,7 +99,8 @@ class Structure:
 class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
-    the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it."""
+    the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
+    text of its only message goes to the model as it is, and no chat template stands around it."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -110,6 +111,7 @@ class Job:
     deadline: float | None = None
     long_audio: LongAudio | None = None
     alone: bool = False
+    plain: bool = False
 
     @property
     def audio_parts(self) -> list[AudioPart]:

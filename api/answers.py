@@ -6,9 +6,9 @@ It knows neither the request nor the wire format of a stream; `sse.py` makes byt
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from wire import Delta, Finished, Heard, TokenLogprob, Usage
 
@@ -42,6 +42,8 @@ class _Choice:
 class Completion:
     """Collects a job's events into one `chat.completion`. `logprobs`: whether they were asked for."""
 
+    kind: ClassVar = "chat.completion"
+
     reply: Reply
     n: int
     logprobs: bool = False
@@ -59,16 +61,17 @@ class Completion:
         ends = {i: end for i, choice in self.choices.items() if (end := choice.end)}
         choices = [self._choice(i, ends[i]) for i in range(self.n)]
         usage = _usage({i: end.usage for i, end in ends.items()})
-        return {**self.reply.frame("chat.completion"), "choices": choices, "usage": usage}
+        return {**self.reply.frame(self.kind), "choices": choices, "usage": usage}
 
     def _choice(self, index: int, end: Finished) -> Json:
-        choice = self.choices[index]
+        said = self._said("".join(self.choices[index].texts), self.choices[index].tokens)
+        return {"index": index, **said, "finish_reason": end.reason, **labels_of(end)}
+
+    def _said(self, text: str, tokens: Sequence[TokenLogprob]) -> Json:
+        """The fields of a choice that hold its text and its tokens."""
         return {
-            "index": index,
-            "message": {"role": "assistant", "content": "".join(choice.texts), "refusal": None},
-            "logprobs": logprobs_of(choice.tokens) if self.logprobs else None,
-            "finish_reason": end.reason,
-            **labels_of(end),
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs_of(tokens) if self.logprobs else None,
         }
 
 

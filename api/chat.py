@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from api.intake import Intake, Source
-from api.sampling import build_sampling, check_sampling, check_top_logprobs
+from api.sampling import build_sampling, check_n, check_sampling, check_top_logprobs
 from api.schema import (
     AudioUrl,
     AudioUrlBlock,
@@ -17,6 +17,7 @@ from api.schema import (
     ChatRequest,
     InputAudioBlock,
     RefusalBlock,
+    StreamOptions,
     TextBlock,
 )
 from api.structure import build_structure, check_structure
@@ -30,16 +31,20 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
     """Refuse what is over a limit before any audio is decoded. Raises `BadRequest`."""
     check_messages(chat.messages, settings, "messages")
     check_sampling(chat, settings)
-    if (chat.n or 1) > settings.max_n:
-        raise BadRequest(f"`n` is over the limit of {settings.max_n}.", "n")
+    check_n(chat.n, settings)
     if chat.top_logprobs is not None and not chat.logprobs:
         raise BadRequest("`top_logprobs` goes with `logprobs`: true only.", "top_logprobs")
     check_top_logprobs(chat.top_logprobs, settings)
     check_structure(chat, settings)
-    if chat.stream_options and not chat.stream:
-        raise BadRequest("`stream_options` goes with `stream`: true only.", "stream_options")
+    check_stream_options(chat.stream_options, chat.stream)
     if "audio" in (chat.modalities or ()):
         raise BadRequest("`modalities`: this server answers with text only.", "modalities")
+
+
+def check_stream_options(options: StreamOptions | None, stream: bool | None) -> None:
+    """Refuse them where there is no stream. Raises `BadRequest`."""
+    if options and not stream:
+        raise BadRequest("`stream_options` goes with `stream`: true only.", "stream_options")
 
 
 def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:

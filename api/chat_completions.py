@@ -1,79 +1,51 @@
-"""`/v1/chat/completions`: a body to a job, and the job's events to an answer or to a stream.
-
-An error before the first event is an HTTP error, also where a stream was asked for; a later one is an event in the
-stream.
-"""
+"""`/v1/chat/completions`: how its jobs' events become answers, or streams of chunks."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 from functools import partial
 
-from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from api import sse
+from api import chat, sse
 from api.answers import Chunks, Completion, Reply
-from api.chat import build_job, check_limits
-from api.pending import PendingTable
-from api.reception import INLINE_BYTES, Accepted, Arrival, Events, Reception
-from api.schema import parse
-from config import Settings
+from api.endpoint import Answer, Endpoint
+from api.reception import Events
+from api.schema import ChatRequest, StreamOptions
 from errors import EardrumError
 from wire import Delta, Finished
 
 
-@dataclass(frozen=True)
-class Form:
-    """How the client wants its answer."""
+class ChatCompletions(Endpoint[ChatRequest]):
+    form = ChatRequest
+    id_prefix = "chatcmpl-"
+    check = staticmethod(chat.check_limits)
+    build = staticmethod(chat.build_job)
 
-    stream: bool
-    include_usage: bool
-    logprobs: bool
+    def answer(self, asked: ChatRequest, reply: Reply) -> Answer:
+        logprobs = bool(asked.logprobs)
+        if asked.stream:
+            return partial(streamed, chunks=Chunks(reply, with_usage(asked.stream_options), logprobs))
+        return partial(collected, completion=Completion(reply, asked.n or 1, logprobs))
 
 
-class ChatCompletions:
-    """The endpoint. `check_model` raises for a model that is not served."""
+def with_usage(options: StreamOptions | None) -> bool:
+    """Whether the usage is asked for at the end of a stream."""
+    return bool(options and options.include_usage)
 
-    def __init__(
-        self, settings: Settings, pending: PendingTable, reception: Reception, check_model: Callable[[str], None]
-    ) -> None:
-        self._settings = settings
-        self._pending = pending
-        self._reception = reception
-        self._check_model = check_model
 
-    async def __call__(self, request: Request) -> Response:
-        return await self._reception.serve(request, self._accept)
+async def collected(first: Delta | Finished, events: Events, completion: Completion) -> Response:
+    """The response in one piece."""
+    completion.add(first)
+    async for event in events:
+        completion.add(event)
+    return JSONResponse(completion.body())
 
-    async def _accept(self, arrival: Arrival) -> Accepted:
-        """A valid request. Its body and its base64 are gone on return; only the spool holds audio then."""
-        body = await arrival.json()
-        large = len(body) > INLINE_BYTES
-        chat = await arrival.run(parse, body, large=large)
-        self._check_model(chat.model)
-        check_limits(chat, self._settings)
-        job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
-        job = await arrival.run(build_job, chat, job_id, arrival.intake, max_bytes, large=large)
-        include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-        form = Form(bool(chat.stream), include_usage, logprobs=bool(chat.logprobs))
-        return Accepted(job, form.stream, partial(self._answer, n=job.sampling.n, form=form))
 
-    async def _answer(self, events: Events, n: int, form: Form) -> Response:
-        """The response to a valid request, once its first event is here."""
-        first = await anext(events)
-        reply = Reply(f"chatcmpl-{first.job_id.key}", int(time.time()), self._settings.public_name)
-        if form.stream:
-            chunks = Chunks(reply, form.include_usage, form.logprobs)
-            return sse.EventStream(_stream(first, events, chunks), events)
-        completion = Completion(reply, n, form.logprobs)
-        completion.add(first)
-        async for event in events:
-            completion.add(event)
-        return JSONResponse(completion.body())
+async def streamed(first: Delta | Finished, events: Events, chunks: Chunks) -> Response:
+    """The response as a stream."""
+    return sse.EventStream(_stream(first, events, chunks), events)
 
 
 async def _stream(first: Delta | Finished, events: Events, chunks: Chunks) -> AsyncGenerator[bytes, None]:

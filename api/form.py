@@ -21,6 +21,13 @@ class Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
 
+class Question(Form):
+    """A request to the model."""
+
+    model: str
+    stream: bool | None = None
+
+
 F = TypeVar("F", bound=Form)
 
 

@@ -1,68 +1,33 @@
-"""`/v1/responses`: the stateless core of OpenAI's Responses API, over the same jobs as chat completions.
-
-An error before the first event is an HTTP error, also where a stream was asked for; a later one is the stream's last
-event.
-"""
+"""`/v1/responses`: the stateless core of OpenAI's Responses API, over the same jobs as chat completions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 
-from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from api import sse
-from api.answers import Json
-from api.form import parse_as
-from api.pending import PendingTable
-from api.reception import INLINE_BYTES, Accepted, Arrival, Events, Reception
+from api import responses_schema, sse
+from api.answers import Json, Reply
+from api.endpoint import Answer, Endpoint
+from api.reception import Events
 from api.responses_events import Frame, ResponseBody, ResponseEvents
-from api.responses_schema import ResponsesRequest, build_job, check_limits
-from config import Settings
+from api.responses_schema import ResponsesRequest
 from errors import EardrumError
 from wire import Delta, Finished
 
 
-class Responses:
-    """The endpoint. `check_model` raises for a model that is not served."""
+class Responses(Endpoint[ResponsesRequest]):
+    form = ResponsesRequest
+    id_prefix = "resp_"
+    check = staticmethod(responses_schema.check_limits)
+    build = staticmethod(responses_schema.build_job)
 
-    def __init__(
-        self, settings: Settings, pending: PendingTable, reception: Reception, check_model: Callable[[str], None]
-    ) -> None:
-        self._settings = settings
-        self._pending = pending
-        self._reception = reception
-        self._check_model = check_model
-
-    async def __call__(self, request: Request) -> Response:
-        return await self._reception.serve(request, self._accept)
-
-    async def _accept(self, arrival: Arrival) -> Accepted:
-        """A valid request. Its body and its base64 are gone on return; only the spool holds audio then."""
-        body = await arrival.json()
-        large = len(body) > INLINE_BYTES
-        asked = await arrival.run(parse_as, ResponsesRequest, body, large=large)
-        self._check_model(asked.model)
-        check_limits(asked, self._settings)
-        job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
-        job = await arrival.run(build_job, asked, job_id, arrival.intake, max_bytes, large=large)
-        name = self._settings.public_name
-        frame = Frame(job_id.key, int(time.time()), name, _told_again(asked), asked.logprobs)
-        return Accepted(job, bool(asked.stream), partial(self._answer, frame=frame, stream=bool(asked.stream)))
-
-    async def _answer(self, events: Events, frame: Frame, stream: bool) -> Response:
-        """The response to a valid request, once its first event is here."""
-        first = await anext(events)
-        if stream:
-            return sse.EventStream(_stream(first, events, ResponseEvents(frame)), events)
-        said = ResponseBody(frame)
-        said.add(first)
-        async for event in events:
-            said.add(event)
-        return JSONResponse(said.body(int(time.time())))
+    def answer(self, asked: ResponsesRequest, reply: Reply) -> Answer:
+        frame = Frame(reply, _told_again(asked), asked.logprobs)
+        return partial(_streamed, frame=frame) if asked.stream else partial(_collected, frame=frame)
 
 
 def _told_again(asked: ResponsesRequest) -> Json:
@@ -76,6 +41,18 @@ def _told_again(asked: ResponsesRequest) -> Json:
         "top_logprobs": asked.top_logprobs or 0,
         "top_p": asked.top_p,
     }
+
+
+async def _collected(first: Delta | Finished, events: Events, frame: Frame) -> Response:
+    said = ResponseBody(frame)
+    said.add(first)
+    async for event in events:
+        said.add(event)
+    return JSONResponse(said.body(int(time.time())))
+
+
+async def _streamed(first: Delta | Finished, events: Events, frame: Frame) -> Response:
+    return sse.EventStream(_stream(first, events, ResponseEvents(frame)), events)
 
 
 async def _stream(first: Delta | Finished, events: Events, told: ResponseEvents) -> AsyncGenerator[bytes, None]:

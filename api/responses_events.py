@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from api.answers import Json, audio_usage, labels_of, logprobs_of
+from api.answers import Json, Reply, audio_usage, labels_of, logprobs_of
 from errors import EardrumError
 from wire import Delta, Finished, TokenLogprob, Usage
 
@@ -20,26 +20,24 @@ from wire import Delta, Finished, TokenLogprob, Usage
 class Frame:
     """What is the same in all events of an answer. `asked`: what of the request the response tells again."""
 
-    key: str
-    created: int  # Unix seconds
-    model: str
+    reply: Reply
     asked: Json
     logprobs: bool = False
 
     @property
     def item_id(self) -> str:
-        return f"msg_{self.key}"
+        return self.reply.id.replace("resp_", "msg_", 1)
 
     def response(self, status: str, output: list[Json], **fields: object) -> Json:
         return {
-            "id": f"resp_{self.key}",
+            "id": self.reply.id,
             "object": "response",
-            "created_at": self.created,
+            "created_at": self.reply.created,
             "completed_at": None,
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "model": self.model,
+            "model": self.reply.model,
             "output": output,
             "usage": None,
             **_FIXED,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from api.chat import build_message, check_messages
-from api.form import Form, Unsupported
+from api.form import Form, Question, Unsupported
 from api.intake import Intake
 from api.sampling import SamplingFields, build_sampling, check_sampling, check_top_logprobs
 from api.schema import (
@@ -121,10 +121,9 @@ class TextConfig(Form):
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 
 
-class ResponsesRequest(SamplingFields, NotSupported):
+class ResponsesRequest(Question, SamplingFields, NotSupported):
     """The fields that are used, those that are told again in the answer, and those that are refused."""
 
-    model: str
     input: Annotated[
         Annotated[str, Tag("<string>")] | Annotated[list[Item], Field(min_length=1), Tag("<items>")],
         Discriminator(
@@ -134,7 +133,6 @@ class ResponsesRequest(SamplingFields, NotSupported):
         ),
     ]
     instructions: str | None = None
-    stream: bool | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextConfig | None = None
     structured_outputs: StructuredOutputs | None = None  # vLLM's

@@ -18,6 +18,7 @@ from api.auth import KeyCheck
 from api.boundary import RequestBoundary
 from api.browsers import cors_options
 from api.chat_completions import ChatCompletions
+from api.completions import Completions
 from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
@@ -64,6 +65,8 @@ class Api:
         router = APIRouter()
         chat = ChatCompletions(self._settings, self._pending, self.reception, self._check_model)
         router.add_api_route("/v1/chat/completions", chat.__call__, methods=["POST"])
+        completions = Completions(self._settings, self._pending, self.reception, self._check_model)
+        router.add_api_route("/v1/completions", completions.__call__, methods=["POST"])
         responses = Responses(self._settings, self._pending, self.reception, self._check_model)
         router.add_api_route("/v1/responses", responses.__call__, methods=["POST"])
         router.add_api_route("/v1/models", self.list_models, methods=READ)

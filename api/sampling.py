@@ -80,6 +80,12 @@ def check_sampling(asked: SamplingFields, settings: Settings) -> None:
         raise BadRequest("`min_tokens` is more than the request's own limit of tokens.", "min_tokens")
 
 
+def check_n(n: int | None, settings: Settings) -> None:
+    """Refuse more choices than the limit. Raises `BadRequest`."""
+    if (n or 1) > settings.max_n:
+        raise BadRequest(f"`n` is over the limit of {settings.max_n}.", "n")
+
+
 def check_top_logprobs(top: int | None, settings: Settings) -> None:
     """Refuse more alternatives than the limit. Raises `BadRequest`."""
     if (top or 0) > settings.max_top_logprobs:

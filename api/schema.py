@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from api.form import AlwaysOn, Form, Unsupported, parse_as
+from api.form import AlwaysOn, Form, Question, Unsupported, parse_as
 from api.sampling import SamplingFields
 
 
@@ -206,20 +206,9 @@ class StructuredOutputs(Form):
         return self
 
 
-class ChatRequest(SamplingFields, NotSupported):
-    """The fields that are used, in OpenAI's and vLLM's words, and one of ours. Those of `NotSupported` are refused, all
-    others ignored."""
+class StructureFields(Form):
+    """What the answer must look like."""
 
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0)
-    n: int | None = Field(None, ge=1)
-    modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: TextSchema | None = None  # these five are how older vLLM wrote structured_outputs
@@ -227,6 +216,20 @@ class ChatRequest(SamplingFields, NotSupported):
     guided_choice: Labels | None = None
     guided_grammar: Nonempty | None = None
     guided_whitespace_pattern: Unsupported = None
+
+
+class ChatRequest(Question, SamplingFields, StructureFields, NotSupported):
+    """The fields that are used, in OpenAI's and vLLM's words, and one of ours. Those of `NotSupported` are refused, all
+    others ignored."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0)
+    n: int | None = Field(None, ge=1)
+    modalities: list[str] | None = None
 
     @property
     def token_limit(self) -> int | None:

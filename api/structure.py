@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from api.schema import ChatRequest, SchemaFormat, StructuredOutputs
+from api.schema import SchemaFormat, StructuredOutputs, StructureFields
 from config import Settings
 from errors import BadRequest
 from wire import Structure
 
 
-def check_structure(chat: ChatRequest, settings: Settings) -> None:
+def check_structure(fields: StructureFields, settings: Settings) -> None:
     """Refuse more than one structure, and one that is over a limit. Raises `BadRequest`."""
-    check_structures(list(_asked(chat)), settings)
+    check_structures(list(_asked(fields)), settings)
 
 
 def check_structures(asked: list[Structure], settings: Settings) -> None:
@@ -27,20 +27,20 @@ def check_structures(asked: list[Structure], settings: Settings) -> None:
         _check_size(structure, settings)
 
 
-def build_structure(chat: ChatRequest) -> Structure | None:
+def build_structure(fields: StructureFields) -> Structure | None:
     """The structure of a checked request, if it asks for one."""
-    return next(_asked(chat), None)
+    return next(_asked(fields), None)
 
 
-def _asked(chat: ChatRequest) -> Iterator[Structure]:
+def _asked(fields: StructureFields) -> Iterator[Structure]:
     """Every structure that the request asks for."""
-    if isinstance(chat.response_format, SchemaFormat):
-        yield Structure("json", "response_format.json_schema.schema", chat.response_format.json_schema.schema_)
-    elif chat.response_format and chat.response_format.type == "json_object":
+    if isinstance(fields.response_format, SchemaFormat):
+        yield Structure("json", "response_format.json_schema.schema", fields.response_format.json_schema.schema_)
+    elif fields.response_format and fields.response_format.type == "json_object":
         yield Structure("json_object", "response_format")
-    if chat.structured_outputs:
-        yield from outputs_of(chat.structured_outputs)
-    yield from _each("guided_", chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
+    if fields.structured_outputs:
+        yield from outputs_of(fields.structured_outputs)
+    yield from _each("guided_", fields.guided_json, fields.guided_regex, fields.guided_choice, fields.guided_grammar)
 
 
 def outputs_of(outputs: StructuredOutputs) -> Iterator[Structure]:

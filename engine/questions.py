@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from engine.grammar import Grammar
 from errors import BadRequest
-from models.base import Conversation, Question, TextModel
+from models.base import Conversation, Question, TextModel, no_plain_text
 from wire import Heard, Job, JobId, Sampling
 
 
@@ -42,6 +42,8 @@ class TextRequests:
 
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> TextRequest:
         """The request of a job. Raises `BadRequest` for what the model, or a loop that is not ours, cannot do."""
+        if job.plain:
+            raise no_plain_text()
         _check_sampling(job.sampling)
         conversations = self._model.split(conversation)
         if not conversations:

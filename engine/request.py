@@ -62,6 +62,10 @@ class RequestBuilder:
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> Request:
         """The request of a job, whose messages and audio are `conversation`. Computes features, so not for the engine's
         thread. Raises `BadRequest`."""
+        if job.plain:
+            ((text,),) = (turn.parts for turn in conversation)
+            assert isinstance(text, str), "a plain job has one message of one text"
+            return self.build(job, [self._model.prepare_plain(text)], grammar, heard)
         return self.build(job, self._model.prepare(conversation), grammar, heard)
 
     def build(

@@ -136,6 +136,11 @@ class Defaults:
 GREEDY = Defaults(temperature=0.0)
 
 
+def no_plain_text() -> BadRequest:
+    """Of a model that knows no text but conversations, or none at all."""
+    return BadRequest("`prompt`: this model answers conversations only. Ask /v1/chat/completions.", "prompt")
+
+
 class CausalModel(ABC):
     """A model that writes one token after another.
 
@@ -168,6 +173,10 @@ class CausalModel(ABC):
         Called from several threads at once, never from the engine's. Raises `BadRequest` for a conversation that the
         model cannot take.
         """
+
+    def prepare_plain(self, text: str) -> Prompt:
+        """The prompt of a text that is to be continued, with no template around it; else as `prepare`."""
+        raise no_plain_text()
 
     def hears_nothing(self, prompt_logits: torch.Tensor) -> bool:
         """Whether the answer to a prompt is no text at all, judged by its logits, shape (tokens, vocabulary); those of

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import ProcessorMixin
 
 from errors import BadRequest
-from models.base import Clip, Conversation, Turn
+from models.base import Clip, Conversation, Turn, no_plain_text
 
 MARK = "5f1c"  # a text that no template writes by itself
 MAX_ERROR_CHARS = 200
@@ -117,6 +117,19 @@ class ChatTemplate:
             reason = f"The model's chat template or processor refuses this: {_shortly(error)}"
             raise BadRequest(reason, "messages") from error
 
+    def plain_inputs(self, text: str) -> Mapping[str, Any]:
+        """The tokenizer's output for a text with no template around it. Several threads may call it. Raises
+        `BadRequest` for a text that holds a control token, or no token at all."""
+        if self._is_mistral:
+            raise no_plain_text()
+        self._refuse_control_tokens((Turn("user", (text,)),), "prompt")
+        processor = self._own_processor()
+        tokenizer = processor if self._is_tokenizer else processor.tokenizer
+        inputs = dict(tokenizer(text, return_tensors="pt"))
+        if not inputs["input_ids"].shape[1]:
+            raise BadRequest("`prompt` has no text that the model's tokenizer knows.", "prompt")
+        return inputs
+
     def _inputs(self, conversation: Conversation, options: Mapping[str, Any]) -> Mapping[str, Any]:
         processor = self._own_processor()
         messages = [self._message(turn) for turn in conversation]
@@ -174,16 +187,16 @@ class ChatTemplate:
             return {"type": "audio", "base64": _wav_base64(window, self.sampling_rate or 0)}
         return {"type": "audio", "audio": window}
 
-    def _refuse_control_tokens(self, conversation: Conversation) -> None:
+    def _refuse_control_tokens(self, conversation: Conversation, place: str = "messages") -> None:
         names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         names += [self.audio_token] if self.audio_token else []
         for turn in conversation:
             for part in turn.parts:
                 if isinstance(part, str) and any(name in part for name in names):
                     raise BadRequest(
-                        "The messages hold the text of one of the model's control tokens, which this model's tokenizer "
-                        "cannot take as text. Leave it out.",
-                        "messages",
+                        f"`{place}` holds the text of one of the model's control tokens, which is not taken as text "
+                        "here. Leave it out.",
+                        place,
                     )
 
     def backend(self) -> Tokenizer:

@@ -33,6 +33,7 @@ from models.base import (
     Prefill,
     PrefillFailed,
     Prompt,
+    Turn,
     clips_of,
     one_window_each,
 )
@@ -92,6 +93,10 @@ class FakeModel(CausalModel):
         pieces = one_window_each(conversation)
         lead = " " if len(pieces) > 1 else None
         return [self._script(text, clips_of(piece), orders, lead) for piece in pieces]
+
+    def prepare_plain(self, text: str) -> Prompt:
+        (prompt,) = self.prepare((Turn("user", (text,)),))
+        return prompt
 
     def _script(self, text: str, clips: Sequence[Clip], orders: dict[str, str], lead: str | None) -> Script:
         audio_tokens = sum(len(window) for clip in clips for window in clip.windows) // SAMPLING_RATE

@@ -57,10 +57,12 @@ class HuggingFaceChat(CausalModel):
         for each in conversations:
             self._check_heard(each)
         lead = " " if len(conversations) > 1 else None
-        return [self._prompt(each, lead) for each in conversations]
+        return [self._prompt(self._inputs(each), lead) for each in conversations]
 
-    def _prompt(self, conversation: Conversation, lead: str | None) -> Prompt:
-        inputs = self._inputs(conversation)
+    def prepare_plain(self, text: str) -> Prompt:
+        return self._prompt(tensors(self._template.plain_inputs(text), self.module))
+
+    def _prompt(self, inputs: dict[str, torch.Tensor], lead: str | None = None) -> Prompt:
         ids = inputs["input_ids"]
         return Prompt(
             inputs=inputs,
@@ -93,10 +95,10 @@ class HuggingFaceChat(CausalModel):
         clip = Clip((_noise(int(PROBE_S * rate)),))
         two = (Turn("user", (clip, "a")), Turn("assistant", ("b",)), Turn("user", (clip, "c")))
         try:
-            count = self._prompt(two, None).num_audio_tokens
+            count = self._prompt(self._inputs(two)).num_audio_tokens
         except Exception:  # whatever a processor may raise where it wants one
             return 1
-        return None if count == 2 * self._prompt(two[:1], None).num_audio_tokens else 1
+        return None if count == 2 * self._prompt(self._inputs(two[:1])).num_audio_tokens else 1
 
     def _hearing_span(self, rate: int) -> float | None:
         """Seconds of audio that reach the features; `None` where no end of it was found."""

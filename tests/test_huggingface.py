@@ -188,6 +188,31 @@ async def test_a_chat_directory_answers_as_generate(name: str, root: Path) -> No
     assert len(set(answers)) == len(answers), "answers depend on what was asked"
 
 
+@pytest.mark.parametrize("name", [*directories.TEXT, "qwen2_audio"])
+async def test_a_plain_text_is_continued_as_by_generate(name: str, root: Path) -> None:
+    """Without a template around it, by a model with ears, too; control tokens in it are a 400."""
+    directory = saved(name, root)
+    reference = Reference(directory)
+    inputs = dict(reference.tokenizer("Once upon a time", return_tensors="pt"))
+    audio = getattr(reference.processor, "audio_token_id", None)
+    expected = reference.text(inputs, inputs["input_ids"], suppress_tokens=[audio] if audio is not None else None)
+    async with serving(directory) as client:
+        ask = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": NEW_TOKENS}
+        answer = await client.completions.create(**ask)
+        assert answer.choices[0].text == expected
+        assert answer.usage.prompt_tokens == inputs["input_ids"].shape[1]
+        with pytest.raises(openai.BadRequestError, match="control tokens") as caught:
+            await client.completions.create(**{**ask, "prompt": f"x{reference.tokenizer.all_special_tokens[0]}y"})
+        assert caught.value.param == "prompt"
+
+
+async def test_a_model_whose_tokenizer_knows_conversations_only_continues_no_text(root: Path) -> None:
+    """Voxtral's."""
+    async with serving(saved("voxtral", root)) as client:
+        with pytest.raises(openai.BadRequestError, match="/v1/chat/completions"):
+            await client.completions.create(model="tiny", prompt="Once upon a time")
+
+
 async def test_a_model_of_one_clip_refuses_two(root: Path) -> None:
     """With a 400 that names the second, before anything is computed; the card says so."""
     async with serving(saved("glmasr", root)) as client:

@@ -11,6 +11,7 @@ import pytest
 from openai.types import responses as types
 from pydantic import BaseModel
 
+from api.answers import Reply
 from api.form import parse_as
 from api.responses_events import Frame, ResponseBody, ResponseEvents
 from api.responses_schema import ResponsesRequest, build_job, check_limits
@@ -38,6 +39,7 @@ from wire import (
 RESPONSES = "/v1/responses"
 SETTINGS = Settings(_env_file=None)
 JOB_ID = JobId(0, "x")
+REPLY = Reply("resp_x", 1, "m")
 SCHEMA = {
     "type": "object",
     "properties": {"mood": {"const": "ok"}},
@@ -412,7 +414,7 @@ def test_fields_reach_the_job() -> None:
 def test_an_answer_without_a_word() -> None:
     """Has an empty text and no deltas, as an answer and as a stream."""
     end = Finished(JOB_ID, 0, "stop", Usage(3, 0, cached_tokens=2, audio_tokens=1, heard=Heard(1, 2.0, 1.0)))
-    frame = Frame("x", 1, "m", {})
+    frame = Frame(REPLY, {})
     body = ResponseBody(frame)
     body.add(end)
     read = types.Response.model_validate_json(json.dumps(body.body(2)), strict=True)
@@ -425,7 +427,7 @@ def test_an_answer_without_a_word() -> None:
 
 def test_half_a_character_is_told_with_its_tokens() -> None:
     """A token that completes no text comes in a delta of its own, where tokens were asked for."""
-    told = ResponseEvents(Frame("x", 1, "m", {}, logprobs=True))
+    told = ResponseEvents(Frame(REPLY, {}, logprobs=True))
     half = TokenLogprob("€".encode()[:1], -0.5)
     (event,) = told.of(Delta(JOB_ID, 0, "", (half,)))
     assert (event["delta"], event["logprobs"][0]["bytes"]) == ("", [226])
