@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         env_file=".env",
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,  # it holds the keys
         protected_namespaces=(),
         cli_prog_name="server.py",
         cli_kebab_case=True,

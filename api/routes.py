@@ -35,7 +35,6 @@ def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool)
     """Put endpoints, error answers and middlewares on `app`."""
     api = Api(settings, pending, spool)
     app.include_router(api.router())
-    app.router.redirect_slashes = False
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_middleware(KeyCheck, keys=settings.keys)
     app.add_middleware(PlainPath)

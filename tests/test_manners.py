@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import openai
@@ -164,6 +167,23 @@ def test_a_file_without_keys_does_not_open_the_server(tmp_path: Path) -> None:
     (tmp_path / "good").unlink()
     assert [key.get_secret_value() for key in read.keys] == ["secret"]
     assert "secret" not in repr(read)
+
+
+@pytest.mark.parametrize("flags", [["--api-key-file", "/nope"], ["--queue-bytes", "5"], ["--port", "x"]])
+def test_a_start_that_fails_shows_no_key(flags: list[str]) -> None:
+    """Whatever is wrong with the settings: the reason goes into logs."""
+    started = subprocess.run(
+        [sys.executable, "server.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "EARDRUM_API_KEYS": "topsecret"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert started.returncode == 2
+    assert flags[0].removeprefix("--") in started.stderr.replace("_", "-")
+    assert "topsecret" not in started.stderr + started.stdout
 
 
 # ------------------------------------------------------------------------------------------------------ limits of keys
