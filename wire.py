@@ -96,11 +96,24 @@ class Structure:
 
 
 @dataclass(frozen=True, slots=True)
+class Transcribe:
+    """What is wanted of a job that is one audio and, behind it, an instruction that says the same in words: what is
+    said, or with `translate` what it means in English. `language`: the speech's ISO 639 code, where the client told it;
+    `prompt`: the text that may have come before; `timestamps`: the times of segments, where the model can tell them."""
+
+    language: str | None = None
+    prompt: str | None = None
+    translate: bool = False
+    timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
     the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
-    text of its only message goes to the model as it is, and no chat template stands around it."""
+    text of its only message goes to the model as it is, and no chat template stands around it. `task`: for models that
+    have their own way to do it; to all others, the messages say it."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -112,6 +125,7 @@ class Job:
     long_audio: LongAudio | None = None
     alone: bool = False
     plain: bool = False
+    task: Transcribe | None = None
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -197,21 +211,33 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of one choice's text. `logprobs`, where asked for: the tokens whose text is complete with it."""
+    """More of one choice's text. `logprobs`, where asked for: the tokens whose text is complete with it. `segment`:
+    which of its `Finished`'s the text belongs to."""
 
     job_id: JobId
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    segment: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """When something is said, in seconds from the beginning of the audio."""
+
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The audio of a job: how much came, and how much of it the model was given."""
+    """The audio of a job: how much came, and how much of it the model was given. `windows`: where each window ends that
+    the model hears at once, in seconds from the beginning of all that it was given."""
 
     parts: int = 0
     seconds_received: float = 0.0
     seconds_used: float = 0.0
+    windows: tuple[float, ...] = ()
 
 
 NOTHING_HEARD = Heard()
@@ -231,11 +257,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """One choice is complete. `labels`, for a `choice` with logprobs: each label and its probability. For a
+    `Transcribe`: `segments`, of which some may have no text, and the `language` of the speech as an ISO 639 code, where
+    it is known."""
+
     job_id: JobId
     choice: int
     reason: FinishReason
     usage: Usage
-    labels: tuple[tuple[str, float], ...] = ()  # for a `choice` with logprobs: each label and its probability
+    labels: tuple[tuple[str, float], ...] = ()
+    segments: tuple[Segment, ...] = ()
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

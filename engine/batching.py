@@ -64,6 +64,11 @@ class _Answer:
         return self.request.groups[self.index]
 
     @property
+    def segment(self) -> int:
+        """The number of that which its text belongs to."""
+        return min(self.index, max(0, len(self.request.segments) - 1))
+
+    @property
     def urgency(self) -> tuple[int, int]:
         return self.request.job.priority, self.arrival
 
@@ -236,7 +241,7 @@ class BatchEngine:
         answer.num_tokens += num_tokens
         certain = answer.scanner.push(kept)
         if certain:
-            yield Delta(answer.request.id, answer.choice, certain)
+            yield Delta(answer.request.id, answer.choice, certain, segment=answer.segment)
         if answer.scanner.stopped:
             yield from self._finish(answer, "stop")
         elif kept != text or answer.num_tokens_left == 0:
@@ -263,9 +268,9 @@ class BatchEngine:
     def _finish(self, answer: _Answer, reason: FinishReason) -> Iterable[BatchEvent]:
         answer.done = True
         if rest := answer.scanner.flush():
-            yield Delta(answer.request.id, answer.choice, rest)
+            yield Delta(answer.request.id, answer.choice, rest, segment=answer.segment)
         usage = Usage(self._prompt_tokens(answer), answer.num_tokens, heard=answer.request.heard)
-        yield Finished(answer.request.id, answer.choice, reason, usage)
+        yield Finished(answer.request.id, answer.choice, reason, usage, segments=answer.request.segments)
 
     def _prompt_tokens(self, answer: _Answer) -> int:
         conversations = answer.request.conversations

@@ -37,7 +37,8 @@ class Chooser:
         self._model = model
         self._vocabulary = vocabulary
         self._end_ids = sorted(model.end_ids)
-        self._banned = sorted({*model.banned_ids, *model.placeholder_ids})
+        self._timestamps = model.timestamp_ids
+        self._banned = sorted({*model.banned_ids, *model.placeholder_ids}.difference(self._timestamps))
         self._banned_index: torch.Tensor | None = None
 
     def choose(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> list[Chosen]:
@@ -63,6 +64,20 @@ class Chooser:
         for row, sequence in enumerate(sequences):
             if not sequence.prompt_tokens and self._model.banned_first_ids:
                 logits[row, with_logit(self._model.banned_first_ids, logits.shape[-1])] = -torch.inf
+        self._ban_timestamps(logits, sequences)
+
+    def _ban_timestamps(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
+        """All of them, or for a sequence that tells times what would make no sense."""
+        if not self._timestamps:
+            return
+        if all(sequence.times is None for sequence in sequences):
+            logits[:, self._timestamps.start : self._timestamps.stop] = -torch.inf
+            return
+        for row, sequence in enumerate(sequences):
+            if sequence.times is None:
+                logits[row, self._timestamps.start : self._timestamps.stop] = -torch.inf
+            else:
+                sequence.times.restrict(logits[row], self._end_ids)
 
     def _hold_open(self, logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
         """No end where the request wants none yet."""

@@ -112,19 +112,23 @@ class EncoderDecoderRows:
         return _EncoderDecoderPrefill(self, prompt, audio_keys)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, audio_keys: Sequence[bytes]) -> tuple[EncoderDecoderState, torch.Tensor]:
-        """The state and the logits, shape (tokens, vocabulary), of a prompt alone. The rows are not touched."""
+    def prefill(
+        self, prompt: Prompt, audio_keys: Sequence[bytes]
+    ) -> tuple[EncoderDecoderState, torch.Tensor, Sequence[int]]:
+        """The state and the logits, shape (tokens, vocabulary), of a prompt alone, and the tokens that the model has
+        told itself. The rows are not touched."""
         own, cross = DynamicCache(), DynamicCache()
         inputs = placed(self._module, prompt.inputs)
         with self._encoder_cache.naming(audio_keys):
             output = self._module(**inputs, past_key_values=EncoderDecoderCache(own, cross), use_cache=True)
         mask = self._encoder_mask(cross)
         logits = output.logits[0]
+        ids: Sequence[int] = ()
         if prompt.follow_up is not None:
             ids = prompt.follow_up(logits[-1])
             assert len(ids) == prompt.num_following, "a prompt keeps its length"
             logits = torch.cat([logits, self._extend(own, cross, mask, ids)])
-        return EncoderDecoderState(taken_from(own), taken_from(cross), mask), logits
+        return EncoderDecoderState(taken_from(own), taken_from(cross), mask), logits, ids
 
     def _extend(self, own: DynamicCache, cross: DynamicCache, mask: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         """Append tokens to a prompt that is in the caches; the logits after each, shape (tokens, vocabulary)."""
@@ -258,4 +262,4 @@ class _EncoderDecoderPrefill(Prefill):
 
     def advance(self, max_tokens: int) -> None:
         with prefill_errors():
-            self.state, self.logits = self._rows.prefill(self._prompt, self._audio_keys)
+            self.state, self.logits, self.following = self._rows.prefill(self._prompt, self._audio_keys)

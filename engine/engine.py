@@ -17,8 +17,10 @@ from engine.request import Request, RequestBuilder
 from engine.rows import EngineOptions, RowsFactory
 from engine.sampling import RowSampler
 from engine.scheduler import Scheduler
+from engine.segments import Spans
 from engine.sequence import Run, Sequence, SharedPrefill
 from engine.text import AnswerText
+from engine.timestamps import times_of
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
 from models.base import CausalModel
 from wire import Batching, Delta, Failed, Finished, FinishReason, JobId
@@ -67,7 +69,9 @@ class Engine:
         text = AnswerText(self._model.tokenizer, sampling.stop)
         text.begin(request.prompts[0].lead)
         sampler = RowSampler(sampling, self._model.defaults, choice, request.prompts[0].token_ids)
-        return Sequence(run, choice, text, sampler, request.grammar.start() if request.grammar else None)
+        matcher = request.grammar.start() if request.grammar else None
+        spans = Spans(request.heard.windows, len(request.prompts)) if request.tells_segments else None
+        return Sequence(run, choice, text, sampler, matcher, spans=spans, times=times_of(request.prompts[0]))
 
     def cancel(self, job_id: JobId) -> None:
         """Drop a request, wherever it is; its rows are free at once. An unknown one is no error."""
@@ -135,6 +139,7 @@ class Engine:
             prefill.advance(self._options.prefill_tokens)
             if prefill.logits is not None:
                 run.num_cached_tokens[sequence.prompt_index] = prefill.num_cached_tokens
+                run.language = run.language or sequence.prompt.language_by(prefill.following)
                 shared.scorer = LabelScorer(prefill, run.request.labels) if run.request.labels else None
         if shared.is_ready and shared.scorer is not None:
             run.labels = shared.scorer.probabilities()
@@ -152,7 +157,7 @@ class Engine:
         self._share(sequence, shared)
         logits = shared.prefill.logits
         assert logits is not None, "it is ready"
-        if sequence.may_be_empty and self._model.hears_nothing(logits):
+        if sequence.may_be_empty and self._model.hears_nothing(logits[sequence.prompt.num_context :]):
             return self._end_prompt(len(self._scheduler.running) - 1)
         return self._record([sequence], self._chooser.choose(logits[-1:].clone(), [sequence]))
 
@@ -228,9 +233,10 @@ class Engine:
         if sequence.is_last_prompt or sequence.text.stopped:
             return self._finish(row, "length" if sequence.cut and not sequence.text.stopped else "stop")
         self._leave(row)
+        deltas = sequence.deltas()
         sequence.next_prompt()
         self._scheduler.resume(sequence)
-        return list(sequence.deltas())
+        return list(deltas)
 
     def _finish(self, row: int, reason: FinishReason) -> list[EngineEvent]:
         sequence = self._scheduler.running[row]

@@ -9,9 +9,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from engine.grammar import Grammar
+from engine.segments import window_segments
 from errors import BadRequest
 from models.base import Conversation, Question, TextModel, no_plain_text
-from wire import Heard, Job, JobId, Sampling
+from wire import Heard, Job, JobId, Sampling, Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,11 @@ class TextRequest:
     @property
     def id(self) -> JobId:
         return self.job.id
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """One for each window of the audio, where they are told at all."""
+        return window_segments(self.heard.windows, len(self.conversations)) if self.job.task else ()
 
 
 class TextRequests:
@@ -45,10 +51,11 @@ class TextRequests:
         if job.plain:
             raise no_plain_text()
         _check_sampling(job.sampling)
-        conversations = self._model.split(conversation)
+        task, model = job.task, self._model
+        conversations = model.transcribe(conversation, task) if task else model.split(conversation)
         if not conversations:
             raise ValueError("a model's `split` gave no conversation")
-        groups = [self._model.group(Question(each, job.sampling)) for each in conversations]
+        groups = [model.group(Question(each, job.sampling)) for each in conversations]
         return TextRequest(job, conversations, groups, heard)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.grammar import Grammar, GrammarCompiler
 from engine.prompts import audio_keys, features
@@ -38,6 +38,7 @@ class Request:
     labels: tuple[Label, ...] = ()
     priority: int = 0
     deadline: float | None = None
+    tells_segments: bool = False
     audio_keys: tuple[tuple[bytes, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +67,9 @@ class RequestBuilder:
             ((text,),) = (turn.parts for turn in conversation)
             assert isinstance(text, str), "a plain job has one message of one text"
             return self.build(job, [self._model.prepare_plain(text)], grammar, heard)
-        return self.build(job, self._model.prepare(conversation), grammar, heard)
+        task, model = job.task, self._model
+        prompts = model.transcribe(conversation, task) if task else model.prepare(conversation)
+        return self.build(job, prompts, grammar, heard)
 
     def build(
         self,
@@ -89,13 +92,14 @@ class RequestBuilder:
         return Request(
             id=job.id,
             prompts=prompts,
-            sampling=job.sampling,
+            sampling=_sampling(job),
             heard=heard,
             structure=structure,
             grammar=grammar,
             labels=self._labels(job, min(MAX_LABEL_TOKENS, prompts[0].max_new_tokens)),
             priority=job.priority,
             deadline=job.deadline,
+            tells_segments=job.task is not None,
         )
 
     def _check_bias(self, sampling: Sampling) -> None:
@@ -117,6 +121,12 @@ class RequestBuilder:
                 job.structure.place,
             )
         return labels
+
+
+def _sampling(job: Job) -> Sampling:
+    """Whoever tells times also tells how sure the model was of each segment."""
+    wanted = job.task is not None and job.task.timestamps
+    return replace(job.sampling, top_logprobs=0) if wanted else job.sampling
 
 
 def _check_prompts(prompts: Sequence[Prompt]) -> None:

@@ -8,7 +8,9 @@ from engine.grammar import Matcher
 from engine.labels import LabelScorer
 from engine.request import Request
 from engine.sampling import RowSampler
+from engine.segments import Spans
 from engine.text import AnswerText
+from engine.timestamps import Times, times_of
 from models.base import Prefill, Prompt, RowState
 from wire import Delta, Finished, FinishReason, TokenLogprob, Usage
 
@@ -35,6 +37,7 @@ class Run:
     prefills: dict[int, SharedPrefill] = field(default_factory=dict)
     num_cached_tokens: dict[int, int] = field(default_factory=dict)
     labels: tuple[tuple[str, float], ...] = ()
+    language: str | None = None  # of the first prompt's audio that tells it
 
 
 @dataclass(eq=False)
@@ -51,6 +54,9 @@ class Sequence:
     completion_tokens: int = 0
     last_token: int = -1
     cut: bool = False  # a prompt's answer filled the model's window
+    spans: Spans | None = None  # where times are told
+    times: Times | None = None  # of the current prompt
+    time_s: float | None = None  # what the last token told, if it was a timestamp
     aside: RowState | None = None  # its row's contents while it was set aside
     arrival: int = -1  # the scheduler's
 
@@ -100,18 +106,38 @@ class Sequence:
         self.completion_tokens += 1
         if self.matcher is not None:
             self.matcher.accept(token)
-        self.text.push(token, logprob)
+        self.time_s = None if self.times is None else self.times.push(token)
+        if self.time_s is None:
+            self.text.push(token, logprob)
+        else:
+            self.text.end_prompt()  # what is pending belongs to the segment before
 
     def next_prompt(self) -> None:
         self.prompt_index += 1
         self.prompt_tokens = 0
+        self.times = times_of(self.prompt)
+        if self.spans is not None:
+            self.spans.next_window()
         self.text.begin(self.prompt.lead)
         self.sampler.begin(self.prompt.token_ids)
 
     def deltas(self) -> list[Delta]:
         """What there is to tell that has not been told."""
         text, logprobs = self.text.take()
-        return [Delta(self.request.id, self.choice, text, logprobs)] if text or logprobs else []
+        segment = self._segment(bool(text))
+        return [Delta(self.request.id, self.choice, text, logprobs, segment)] if text or logprobs else []
+
+    def _segment(self, has_text: bool) -> int:
+        """The number of the segment of what is told now; the last token may have ended it."""
+        if self.spans is None:
+            return 0
+        number = self.spans.current
+        if has_text:
+            self.spans.add_text()
+        if self.time_s is not None:
+            self.spans.mark(self.time_s)
+            self.time_s = None
+        return number
 
     def finished(self, reason: FinishReason) -> Finished:
         request = self.request
@@ -122,4 +148,5 @@ class Sequence:
             audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
             heard=request.heard,
         )
-        return Finished(request.id, self.choice, reason, usage, self.run.labels)
+        segments = () if self.spans is None else self.spans.all()
+        return Finished(request.id, self.choice, reason, usage, self.run.labels, segments, self.run.language)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from errors import BadRequest
-from wire import Capabilities, Role, Sampling
+from wire import Capabilities, Role, Sampling, Transcribe
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,10 @@ class Prompt:
     `lead`: where a conversation takes several prompts, what joins this one's text to the text before; the text's own
     leading blanks are dropped for it. `None`: the text stays as it is. `follow_up`, of an encoder-decoder: makes the
     `num_following` last tokens of the prompt from the logits after those before, shape (vocabulary,), so that a model
-    may tell the language itself.
+    may tell the language itself. `num_context`: so many of the first tokens are what was said before. `language`: what
+    the audio's is, as an ISO 639 code, where it is known; `languages`: what tokens of `follow_up` say about it.
+    `first_timestamp`: tokens from this id on are times, and the
+    answer tells them, see `engine.timestamps`; `None`: they are never written.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -59,12 +62,20 @@ class Prompt:
     lead: str | None = None
     follow_up: Callable[[torch.Tensor], Sequence[int]] | None = None
     num_following: int = 0
+    num_context: int = 0
+    language: str | None = None
+    languages: Mapping[int, str] = field(default_factory=dict)
+    first_timestamp: int | None = None
 
     @property
     def token_ids(self) -> list[int]:
         """What the decoder reads; empty where the model has rows of its own."""
         ids = self.inputs.get("decoder_input_ids", self.inputs.get("input_ids"))
         return [] if ids is None else ids[0].tolist()
+
+    def language_by(self, following: Sequence[int]) -> str | None:
+        """The audio's language, where it is known, or told by the tokens that `follow_up` has made."""
+        return next((self.languages[id_] for id_ in following if id_ in self.languages), self.language)
 
     @property
     def num_columns(self) -> int:
@@ -84,11 +95,12 @@ RowState = Any  # what a row holds, off the rows: made and read by one `Rows` on
 class Prefill:
     """A prompt on its way into a row, computed at once or, by a subclass, in pieces. `logits`: those of its last
     tokens, shape (tokens, vocabulary), at least of the very last; `None` while pieces are missing. `num_cached_tokens`
-    were taken over from an earlier prompt."""
+    were taken over from an earlier prompt. `following`: what the prompt's `follow_up` has made."""
 
     state: RowState = None
     logits: torch.Tensor | None = None
     num_cached_tokens: int = 0
+    following: Sequence[int] = ()
 
     def advance(self, max_tokens: int) -> None:
         """Compute the next piece, of about so many tokens at most. Raises `PrefillFailed`."""
@@ -155,6 +167,7 @@ class CausalModel(ABC):
     placeholder_ids: tuple[int, ...] = ()  # what stands for audio in a prompt; never sampled, never biased
     banned_ids: tuple[int, ...] = ()  # never sampled either
     banned_first_ids: tuple[int, ...] = ()  # not as an answer's first token
+    timestamp_ids: range = range(0)  # of the banned ones, those that are sampled where a prompt wants times
 
     @property
     def vocabulary_size(self) -> int:
@@ -178,9 +191,14 @@ class CausalModel(ABC):
         """The prompt of a text that is to be continued, with no template around it; else as `prepare`."""
         raise no_plain_text()
 
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Prompt]:
+        """As `prepare`, for one clip and, behind it, an instruction that says the task in words: a model that has its
+        own way to be told overrides this. Raises `BadRequest` for what it cannot do."""
+        return self.prepare(conversation)
+
     def hears_nothing(self, prompt_logits: torch.Tensor) -> bool:
         """Whether the answer to a prompt is no text at all, judged by its logits, shape (tokens, vocabulary); those of
-        all tokens for an encoder-decoder, of the last one otherwise."""
+        all tokens behind its context for an encoder-decoder, of the last one otherwise."""
         return False
 
     def make_rows(self) -> Rows | None:
@@ -220,6 +238,11 @@ class TextModel(ABC):
         window of a clip that comes in several. Raises `BadRequest` for a conversation that the model cannot take."""
         return one_window_each(conversation)
 
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Conversation]:
+        """As `split`, for one clip and, behind it, an instruction that says the task in words: a model that heeds no
+        text overrides this. Raises `BadRequest` for what it cannot do."""
+        return self.split(conversation)
+
     def group(self, question: Question) -> Hashable:
         """Only questions of the same group share a batch."""
         return None
@@ -245,6 +268,16 @@ def transcribed_windows(conversation: Conversation) -> list[tuple[str, npt.NDArr
             "messages",
         )
     return [("\n" if i == 0 else " ", window) for clip in clips for i, window in enumerate(clip.windows)]
+
+
+def refuse_steering(task: Transcribe) -> None:
+    """For a recogniser that only ever writes what it hears. Raises `BadRequest`."""
+    if task.translate:
+        raise BadRequest("This model writes down what is said, and does not translate.", "model")
+    if task.language is not None:
+        raise BadRequest("`language`: this model cannot be told the language of the speech. Leave it out.", "language")
+    if task.prompt is not None:
+        raise BadRequest("`prompt`: this model hears audio only, and heeds no text. Leave it out.", "prompt")
 
 
 def refuse_shorter(conversation: Conversation, num_samples: int) -> None:

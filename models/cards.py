@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from models.base import CausalModel, Conversation, Question, TextModel, clips_of
+from wire import Transcribe
 
 log = logging.getLogger("eardrum.models")
 
@@ -110,6 +111,9 @@ class Cautious(TextModel):
 
     def split(self, conversation: Conversation) -> Sequence[Conversation]:
         return self._model.split(conversation)
+
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Conversation]:
+        return self._model.transcribe(conversation, task)
 
     def group(self, question: Question) -> Hashable:
         lengths = tuple(len(window) for clip in clips_of(question.conversation) for window in clip.windows)

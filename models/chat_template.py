@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import inspect
 import io
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jinja2
@@ -25,6 +26,7 @@ from models.base import Clip, Conversation, Turn, no_plain_text
 
 MARK = "5f1c"  # a text that no template writes by itself
 MAX_ERROR_CHARS = 200
+ANY_NAME = "model"  # Mistral's request wants one, and makes nothing of it
 
 # What templates and processors raise for roles, numbers and orders that they are not made for.
 REFUSALS: tuple[type[Exception], ...] = (jinja2.TemplateError, ValueError, TypeError, KeyError, IndexError)
@@ -162,6 +164,31 @@ class ChatTemplate:
         audio = [part.windows[0] for turn in conversation for part in turn.parts if isinstance(part, Clip)]
         wanted = {"audio_kwargs": {"sampling_rate": self.sampling_rate}} if audio else {}
         return dict(processor(text=[prompt], audio=audio or None, return_tensors="pt", **wanted))
+
+    # ------------------------------------------------------------------------------------------------- transcriptions
+
+    def takes_transcriptions(self, language: str | None) -> bool:
+        """Whether the processor has a way to be asked for a transcription, and to be told the language, if any."""
+        takes = self._transcription_options()
+        return bool(takes) and (language is None or "language" in takes)
+
+    def _transcription_options(self) -> Collection[str]:
+        """The parameters of the processor's own request; none where it has none."""
+        request = getattr(self._processor, "apply_transcription_request", None)
+        return [] if request is None else inspect.signature(request).parameters
+
+    def transcription_inputs(self, window: npt.NDArray[np.float32], language: str | None) -> Mapping[str, Any]:
+        """As `inputs`, for one clip that is to be transcribed. Raises `BadRequest` for a language that the processor
+        does not know."""
+        takes = self._transcription_options()
+        given = {"language": language, "sampling_rate": self.sampling_rate, "format": ["wav"], "model_id": ANY_NAME}
+        options = {name: value for name, value in given.items() if name in takes and value is not None}
+        try:
+            return dict(self._own_processor().apply_transcription_request(window, **options))
+        except self._refusals as error:
+            log.info("a transcription was refused", exc_info=True)
+            reason = f"The model's processor refuses this: {_shortly(error)}"
+            raise BadRequest(reason, "file" if language is None else "language") from error
 
     def _own_processor(self) -> Any:
         """A processor for each thread: encoding text without control tokens switches a setting of the tokenizer."""

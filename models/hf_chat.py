@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from errors import AudioTooLong, BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt, Turn, clips_of, one_window_each
 from models.chat_template import ChatTemplate
 from models.huggingface import AUDIO_IDS, Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
-from wire import Capabilities
+from wire import Capabilities, Transcribe
 
 OTHER_IDS = tuple(f"{kind}_token_{ending}" for kind in ("image", "video") for ending in ("id", "index"))
 TEXT_ONLY_RATE = 16_000  # hertz; nobody's
@@ -53,11 +54,23 @@ class HuggingFaceChat(CausalModel):
         self.capabilities = self._measured()
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
+        return self._prompts(conversation, self._inputs)
+
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Prompt]:
+        """As the processor asks for a transcription, where it does and can say all of the task; in words otherwise."""
+        in_words = task.translate or task.prompt is not None or not self._template.takes_transcriptions(task.language)
+        if in_words:
+            return self.prepare(conversation)
+        return self._prompts(conversation, partial(self._transcription_inputs, language=task.language))
+
+    def _prompts(
+        self, conversation: Conversation, inputs: Callable[[Conversation], dict[str, torch.Tensor]]
+    ) -> Sequence[Prompt]:
         conversations = one_window_each(conversation)
         for each in conversations:
             self._check_heard(each)
         lead = " " if len(conversations) > 1 else None
-        return [self._prompt(self._inputs(each), lead) for each in conversations]
+        return [self._prompt(inputs(each), lead) for each in conversations]
 
     def prepare_plain(self, text: str) -> Prompt:
         return self._prompt(tensors(self._template.plain_inputs(text), self.module))
@@ -74,6 +87,10 @@ class HuggingFaceChat(CausalModel):
 
     def _inputs(self, conversation: Conversation) -> dict[str, torch.Tensor]:
         return tensors(self._template.inputs(conversation), self.module)
+
+    def _transcription_inputs(self, conversation: Conversation, language: str | None) -> dict[str, torch.Tensor]:
+        (clip,) = clips_of(conversation)
+        return tensors(self._template.transcription_inputs(clip.windows[0], language), self.module)
 
     # ------------------------------------------------------------------------------------- what the processor takes
 

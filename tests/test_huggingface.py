@@ -36,6 +36,7 @@ from tests.support.inprocess import run_in_process
 from tests.support.servers import run_server
 from tests.support.speech import CLIPS, input_audio, user, wav, word_error_rate
 from tests.support.tiny_models import SAMPLING_RATE, sweep
+from wire import Transcribe
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -413,9 +414,9 @@ def test_whispers_language_and_task_are_the_configurations(settings: dict, expec
     model = loaded(saved("whisper", root))
     for name, value in settings.items():
         setattr(model.module.generation_config, name, value)
-    ids, languages = model._prompt_ids()
-    assert [model.tokenizer.id_to_token(id_) for id_ in ids] == expected
-    assert languages == {}
+    opening = model._opening(Transcribe())
+    assert [model.tokenizer.id_to_token(id_) for id_ in opening.ids] == expected
+    assert opening.following == {}
 
 
 def test_weights_that_are_missing_are_not_made_up(root: Path, tmp_path: Path) -> None:
@@ -531,10 +532,10 @@ async def test_the_real_whisper_as_a_directory_answers_as_the_embedded_one(tmp_p
     config = json.loads((embedded._directory / "config.json").read_text())
     (end,) = embedded.end_ids
     embedded.module.generation_config = transformers.GenerationConfig(
-        decoder_start_token_id=embedded._prompt_ids[0],
+        decoder_start_token_id=embedded._start_id,
         eos_token_id=end,
         is_multilingual=False,
-        no_timestamps_token_id=embedded._prompt_ids[-1],
+        no_timestamps_token_id=embedded._no_timestamps_id,
         suppress_tokens=config["suppress_ids"],
         begin_suppress_tokens=config["suppress_ids_begin"],
     )

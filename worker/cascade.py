@@ -5,8 +5,9 @@
     a job without audio ─────────────────────────────────────────────┘
 
 Each clip is asked alone, greedily, and its transcript stands in its place in the message. All else is the LLM's: how
-the answer is sampled, its structure, and the tokens in its usage, none of which stand for audio. Stands above two
-engines and knows neither's insides. They take their steps in turn: while one computes, the other waits.
+the answer is sampled, its structure, and the tokens in its usage, none of which stand for audio. A transcription is the
+ears' affair alone. Stands above two engines and knows neither's insides. They take their steps in turn: while one
+computes, the other waits.
 """
 
 from __future__ import annotations
@@ -99,6 +100,17 @@ class CascadeRequest:
         return self.job.id
 
 
+@dataclass(frozen=True, eq=False)
+class ForEars:
+    """A transcription: what the ears say is the answer."""
+
+    request: Request
+
+    @property
+    def id(self) -> JobId:
+        return self.request.id
+
+
 class CascadeRequests:
     """Makes requests of both models; several threads may call it at once."""
 
@@ -110,8 +122,10 @@ class CascadeRequests:
         return self._llm.compile(job)
 
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> Request:
-        """The request of a job; the LLM's own where there is nothing to hear. Raises `BadRequest` for what the ears
-        cannot take."""
+        """The request of a job; the LLM's own where there is nothing to hear, and the ears' own where hearing is all.
+        Raises `BadRequest` for what the ears cannot take."""
+        if job.task is not None:
+            return ForEars(self._ears.prepare(job, conversation, heard, grammar))
         requests = [self._clip_request(job, index, clip) for index, clip in enumerate(clips_of(conversation))]
         if not requests:
             return self._llm.prepare(job, conversation, heard, grammar)
@@ -177,7 +191,8 @@ class _Pending:
 
 
 class CascadeEngine:
-    """Two engines as one. What it tells is the LLM's; of the ears' events only failures are told, as their job's."""
+    """Two engines as one. What it tells is the LLM's, but for transcriptions; of clips only failures are told, as their
+    job's."""
 
     def __init__(self, ears: AnyEngine, llm: AnyEngine) -> None:
         self._ears, self._llm = ears, llm
@@ -205,6 +220,9 @@ class CascadeEngine:
         return not self._pending and self._ears.idle and self._llm.idle
 
     def submit(self, request: Request) -> None:
+        if isinstance(request, ForEars):
+            self._ears.submit(request.request)
+            return
         if not isinstance(request, CascadeRequest):
             self._llm.submit(request)
             return
@@ -219,6 +237,7 @@ class CascadeEngine:
             _drop(pending.prepared)
             for clip in pending.request.clips:
                 self._ears.cancel(clip.id)
+        self._ears.cancel(job_id)
         self._llm.cancel(job_id)
 
     def expire(self, now: float) -> list[EngineEvent]:
@@ -227,7 +246,8 @@ class CascadeEngine:
         jobs = [pending.request.job for pending in self._pending.values()]
         overdue = [job.id for job in jobs if job.deadline is not None and job.deadline <= now]
         late = DeadlineExceeded("The request's time is over.")
-        return [*(self._fail(job_id, late) for job_id in overdue), *self._llm.expire(now)]
+        failed = [self._fail(job_id, late) for job_id in overdue]
+        return [*failed, *self._listen(self._ears.expire(now)), *self._llm.expire(now)]
 
     def admit(self) -> list[EngineEvent]:
         """Rows for clips, and for the prompts that have become ready."""
@@ -246,11 +266,13 @@ class CascadeEngine:
         wait(prepared, WAIT_S, FIRST_COMPLETED)
 
     def _listen(self, events: Iterable[EngineEvent]) -> list[EngineEvent]:
-        """Take what the ears tell; the failures in it."""
-        failures: list[EngineEvent] = []
+        """Take what the ears tell of clips; the failures in it, and whatever they tell of transcriptions."""
+        told: list[EngineEvent] = []
         for event in events:
             clip_id = event.job_id
-            assert isinstance(clip_id, ClipId), "the ears are asked for clips"
+            if not isinstance(clip_id, ClipId):
+                told.append(event)
+                continue
             pending = self._pending.get(clip_id.job_id)
             if pending is None:  # another clip of the same job has failed in this step
                 continue
@@ -261,8 +283,8 @@ class CascadeEngine:
                     self._close_clip(pending, clip_id, event.reason)
                 case Failed():
                     self.cancel(clip_id.job_id)
-                    failures.append(replace(event, job_id=clip_id.job_id))
-        return failures
+                    told.append(replace(event, job_id=clip_id.job_id))
+        return told
 
     def _close_clip(self, pending: _Pending, clip_id: ClipId, reason: FinishReason) -> None:
         """A clip is heard; after the last one, the LLM's prompt is made. A long text takes its time, so in a thread."""

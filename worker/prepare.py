@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 from audio.addresses import FetchRules, domain, port_range
 from audio.budget import AudioBudget
@@ -129,8 +130,8 @@ class Preparer:
             for part, waveform in zip(job.audio_parts, waveforms, strict=True)
         ]
         rate = self._capabilities.sampling_rate
-        used = sum(len(window) for clip in clips for window in clip.windows)
-        heard = Heard(len(clips), sum(map(len, waveforms)) / rate, used / rate)
+        ends = tuple(accumulate(len(window) / rate for clip in clips for window in clip.windows))
+        heard = Heard(len(clips), sum(map(len, waveforms)) / rate, ends[-1] if ends else 0.0, ends if job.task else ())
         return self._requests.prepare(job, _conversation(job, clips), heard, grammar)
 
 
