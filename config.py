@@ -118,6 +118,13 @@ class Settings(BaseSettings):
         5, ge=0, description="times in a row that a worker is started anew without having lasted; then the server ends"
     )
 
+    # Transcriptions.
+    transcription_prompt: str = Field(
+        "Transcribe the speech in this audio. Answer with the transcript only.",
+        min_length=1,
+        description="what a model that chats is told for a transcription, behind the audio",
+    )
+
     # The door.
     max_body_bytes: PositiveInt = Field(100 * MB, description="largest request body")
     queue_requests: PositiveInt = Field(256, description="requests that may wait for a worker")

@@ -53,10 +53,10 @@ def parse_as(form: type[F], body: bytes) -> F:
     try:
         return form.model_validate_json(body)
     except ValidationError as error:
-        raise _bad_request(error) from None
+        raise bad_request(error) from None
 
 
-def _bad_request(error: ValidationError) -> BadRequest:
+def bad_request(error: ValidationError) -> BadRequest:
     """The first thing that is wrong, in a sentence. Pydantic's message quotes types and bounds, never the input."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":

@@ -92,6 +92,11 @@ class RequestIntake:
         self.num_bytes += len(data)
         return self._files.write(data)
 
+    def append(self, path: str, data: bytes) -> None:
+        """More of an audio that comes piece by piece."""
+        self.num_bytes += len(data)
+        self._files.append(path, data)
+
     def keep(self, uuid: str, source: Source) -> None:
         self._kept.put(self._owner, uuid, source)
 

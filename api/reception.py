@@ -81,6 +81,11 @@ class Arrival:
         """Of the body, in lower case and without parameters; JSON where nothing is said."""
         return self._request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
 
+    @property
+    def content_type(self) -> str:
+        """The header as it came."""
+        return self._request.headers.get("content-type", "")
+
     async def json(self) -> bytes:
         """The body, within its limit. Raises `UnsupportedMediaType` where it is no JSON."""
         if self.media_type != "application/json" and not self.media_type.endswith("+json"):

@@ -23,6 +23,7 @@ from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
 from api.responses import Responses
+from api.transcriptions import Transcriptions
 from audio.spool import Spool
 from config import VERSION, Settings
 from errors import ModelNotFound, for_status
@@ -68,6 +69,11 @@ class Api:
         router.add_api_route("/v1/completions", completions.__call__, methods=["POST"])
         responses = Responses(self._settings, self._pending, self.reception, self._check_model)
         router.add_api_route("/v1/responses", responses.__call__, methods=["POST"])
+        for name in ("transcriptions", "translations"):
+            audio = Transcriptions(
+                self._settings, self._pending, self.reception, self._check_model, name == "translations"
+            )
+            router.add_api_route(f"/v1/audio/{name}", audio.__call__, methods=["POST"])
         router.add_api_route("/v1/models", self.list_models, methods=READ)
         router.add_api_route("/v1/models/{name:path}", self.get_model, methods=READ)
         router.add_api_route("/version", self.version, methods=READ)

@@ -45,6 +45,12 @@ class Spool:
             raise
         return str(path)
 
+    def append(self, path: str, data: bytes) -> None:
+        """Put `data` behind what is in a file. Raises `FileNotFoundError` for one that is gone, and makes no new one;
+        `Overloaded` where it does not fit."""
+        with room_for_audio(), os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+            file.write(data)
+
     def link(self, path: str) -> str:
         """Another name for a file, which lives until both are removed. Raises `Overloaded` where it does not fit."""
         other = self._new_path()
@@ -84,6 +90,10 @@ class SpoolFiles:
         path = self._spool.write(data)
         self.add(path)
         return path
+
+    def append(self, path: str, data: bytes) -> None:
+        """Put `data` behind what is in one of these files."""
+        self._spool.append(path, data)
 
     def add(self, path: str) -> None:
         """Let a file of the spool go with these."""

@@ -61,7 +61,11 @@ def _as_told(default: object) -> str:
 def test_the_curl_commands(whisper_server: RunningServer, origin: Origin) -> None:
     """An address, and the bytes of a file."""
     fetched = snippet("bash", "example.com/speech.ogg").replace("https://example.com/", origin.url("clip/"))
-    for command in (fetched.replace("speech.ogg", "jfk.ogg"), snippet("bash", "data:audio/ogg;base64,%s")):
+    for command in (
+        fetched.replace("speech.ogg", "jfk.ogg"),
+        snippet("bash", "data:audio/ogg;base64,%s"),
+        snippet("bash", "-F file=@"),
+    ):
         assert "my fellow Americans" in shell(for_server(command, whisper_server))
 
 

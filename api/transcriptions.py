@@ -1,0 +1,127 @@
+"""`/v1/audio/transcriptions` and `/v1/audio/translations`: an upload to a job, and its events to an answer.
+
+The file goes to the spool while it comes. An error before the first event is an HTTP error, also where a stream was
+asked for; a later one is an event in the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response
+
+from api import sse
+from api.multipart import FILE, FormReader, read_form
+from api.pending import PendingTable
+from api.reception import INLINE_BYTES, Accepted, Arrival, Events, Reception
+from api.transcription_request import TranscriptionRequest, build_job, parse_form, parse_json
+from api.transcripts import Transcript, stream_delta, stream_done
+from audio.datauri import decode_base64
+from config import Settings
+from errors import BadRequest, EardrumError, UnsupportedMediaType, located
+from wire import AudioPart, Delta, Finished
+
+FORM, JSON = "multipart/form-data", "application/json"
+INPUT_AUDIO = "input_audio.data"
+
+
+class Transcriptions:
+    """Both endpoints; `translate` tells which. `check_model` raises for a model that is not served."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pending: PendingTable,
+        reception: Reception,
+        check_model: Callable[[str], None],
+        translate: bool,
+    ) -> None:
+        self._settings = settings
+        self._pending = pending
+        self._reception = reception
+        self._check_model = check_model
+        self._translate = translate
+
+    async def __call__(self, request: Request) -> Response:
+        return await self._reception.serve(request, self._accept)
+
+    async def _accept(self, arrival: Arrival) -> Accepted:
+        match arrival.media_type:
+            case "multipart/form-data":
+                asked, audio = await self._form(arrival)
+            case "application/json":
+                asked, audio = await self._json(arrival)
+            case _:
+                raise UnsupportedMediaType(f"Send the audio as {FORM}, or in base64 as {JSON}.")
+        spooled = arrival.intake.num_bytes
+        job = build_job(asked, self._pending.new_job_id(), audio, spooled, self._translate, self._settings)
+        assert job.task is not None, "built so"
+        transcript = Transcript(job.task, asked.wants_logprobs, asked.temperature or 0.0)
+        return Accepted(job, bool(asked.stream), partial(_answer, asked=asked, transcript=transcript))
+
+    async def _form(self, arrival: Arrival) -> tuple[TranscriptionRequest, AudioPart]:
+        reader = FormReader(arrival.content_type, self._settings.max_audio_bytes)
+        path = arrival.intake.store(b"")
+        store = partial(arrival.run, arrival.intake.append, path, large=True)
+        form = await read_form(arrival.chunks(), reader, store)
+        asked = parse_form(form.fields)
+        self._check_model(asked.model)
+        if form.num_file_bytes is None:
+            raise BadRequest("`file` is missing: the form holds no part of this name.", FILE)
+        return asked, AudioPart(FILE, path)
+
+    async def _json(self, arrival: Arrival) -> tuple[TranscriptionRequest, AudioPart]:
+        body = await arrival.json()
+        large = len(body) > INLINE_BYTES
+        asked = await arrival.run(parse_json, body, large=large)
+        self._check_model(asked.model)
+        return asked, await arrival.run(self._spooled, asked, arrival, large=large)
+
+    def _spooled(self, asked: TranscriptionRequest, arrival: Arrival) -> AudioPart:
+        """Base64 to the spool. Raises `BadRequest`."""
+        assert asked.input_audio is not None, "checked when it was read"
+        with located(INPUT_AUDIO):
+            data = decode_base64(asked.input_audio.data, self._settings.max_audio_bytes)
+        return AudioPart(INPUT_AUDIO, arrival.intake.store(data))
+
+
+async def _answer(events: Events, asked: TranscriptionRequest, transcript: Transcript) -> Response:
+    """The response to a valid request, once its first event is here."""
+    first = await anext(events)
+    if asked.stream:
+        return sse.EventStream(_stream(first, events, transcript), events)
+    transcript.add(first)
+    async for event in events:
+        transcript.add(event)
+    match asked.format:
+        case "json":
+            return JSONResponse(transcript.body())
+        case "verbose_json":
+            return JSONResponse(transcript.verbose())
+        case "text":
+            return PlainTextResponse(f"{transcript.text}\n")
+        case "srt":
+            return PlainTextResponse(transcript.srt())
+        case "vtt":
+            return PlainTextResponse(transcript.vtt())
+
+
+async def _stream(first: Delta | Finished, events: Events, transcript: Transcript) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream. An error becomes its last event: the status has been sent."""
+
+    def told(event: Delta | Finished) -> bytes:
+        transcript.add(event)
+        if isinstance(event, Delta):
+            return sse.encode(stream_delta(event, transcript.logprobs))
+        return sse.encode(stream_done(transcript))
+
+    try:
+        yield told(first)
+        async for event in events:
+            yield told(event)
+        yield sse.DONE
+    except EardrumError as error:
+        yield sse.encode_error(error)
