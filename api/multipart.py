@@ -1,6 +1,6 @@
 """A `multipart/form-data` body, read while it comes: its one file goes to the spool, its fields stay few and small.
 
-Bytes decide what a file is: its name and its type are not looked at.
+Bytes decide what a file is: its name and its type are not looked at. The headers of a part are bounded by the parser.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from errors import AudioTooLong, BadAudio, BadRequest
 FILE = "file"  # the name of the part that is audio
 MAX_PARTS = 64
 MAX_FIELD_BYTES = 65_536
-MAX_HEADER_BYTES = 8_192  # of one part
 WRITE_BYTES = 1 << 18  # of the file that are gathered before they are written
 
 
@@ -32,7 +31,6 @@ class Form:
 @dataclass
 class _Part:
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    num_header_bytes: int = 0
     name: str = ""
     data: bytearray = field(default_factory=bytearray)
 
@@ -91,9 +89,6 @@ class FormReader:
         self._part = _Part()
 
     def _gather(self, index: int, data: bytes) -> None:
-        self._part.num_header_bytes += len(data)
-        if self._part.num_header_bytes > MAX_HEADER_BYTES:
-            raise BadRequest(f"A part of the form has more than {MAX_HEADER_BYTES} bytes of headers.")
         self._header[index].extend(data)
 
     def _end_header(self) -> None:
