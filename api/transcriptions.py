@@ -6,7 +6,8 @@ asked for; a later one is an event in the stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from fastapi import Request
@@ -60,7 +61,8 @@ class Transcriptions:
         job = build_job(asked, self._pending.new_job_id(), audio, spooled, self._translate, self._settings)
         assert job.task is not None, "built so"
         transcript = Transcript(job.task, asked.wants_logprobs, asked.temperature or 0.0)
-        return Accepted(job, bool(asked.stream), partial(_answer, asked=asked, transcript=transcript))
+        answer = partial(_answer, asked=asked, transcript=transcript, place=audio.place)
+        return Accepted(job, bool(asked.stream), answer)
 
     async def _form(self, arrival: Arrival) -> tuple[TranscriptionRequest, AudioPart]:
         reader = FormReader(arrival.content_type, self._settings.max_audio_bytes)
@@ -88,14 +90,30 @@ class Transcriptions:
         return AudioPart(INPUT_AUDIO, arrival.intake.store(data))
 
 
-async def _answer(events: Events, asked: TranscriptionRequest, transcript: Transcript) -> Response:
+async def _answer(events: Events, asked: TranscriptionRequest, transcript: Transcript, place: str) -> Response:
     """The response to a valid request, once its first event is here."""
-    first = await anext(events)
-    if asked.stream:
-        return sse.EventStream(_stream(first, events, transcript), events)
-    transcript.add(first)
-    async for event in events:
-        transcript.add(event)
+    with _placed(place):
+        first = await anext(events)
+        if asked.stream:
+            return sse.EventStream(_stream(first, events, transcript), events)
+        transcript.add(first)
+        async for event in events:
+            transcript.add(event)
+    return _formatted(asked, transcript)
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """What a model says of the messages is about the audio: the client has written no other."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.param != "messages":
+            raise
+        raise type(error)(error.message, place) from error
+
+
+def _formatted(asked: TranscriptionRequest, transcript: Transcript) -> Response:
     match asked.format:
         case "json":
             return JSONResponse(transcript.body())

@@ -62,3 +62,16 @@ def test_a_full_disk_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with open_spool(tmp_path, 0) as spool, pytest.raises(Overloaded):
         spool.write(b"audio")
     assert list(tmp_path.glob("*/*.audio")) == []
+
+
+def test_a_file_grows_as_long_as_it_is_there(tmp_path: Path) -> None:
+    """A thread that writes on when its request has ended makes no new file."""
+    with open_spool(tmp_path, 0) as spool:
+        files = spool.files()
+        path = files.write(b"ab")
+        files.append(path, b"cd")
+        assert Path(path).read_bytes() == b"abcd"
+        files.close()
+        with pytest.raises(FileNotFoundError):
+            files.append(path, b"ef")
+        assert not Path(path).exists()

@@ -17,7 +17,7 @@ from models.base import Clip, Turn
 from models.cards import Cautious
 from models.whisper import Whisper, embedded_whisper
 from tests.support.causal import EngineRun
-from tests.test_transcriptions import silence, spoken
+from tests.support.speech import silence, spoken
 from wire import Heard, Job, JobId, Sampling, Segment, Transcribe
 
 END, NONE, FIRST, SIZE = 100, 110, 111, 300

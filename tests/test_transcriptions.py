@@ -31,13 +31,15 @@ from transformers import GenerationMixin
 
 from api.multipart import MAX_FIELD_BYTES, MAX_PARTS
 from api.reception import INLINE_BYTES
+from api.transcription_request import build_job, parse_form
 from config import Settings
 from tests.support import directories
 from tests.support.inprocess import InProcess, run_in_process
 from tests.support.servers import RunningServer
-from tests.support.speech import CLIPS, DATA, JFK, LONG, RATE, as_base64, word_error_rate
+from tests.support.speech import CLIPS, DATA, JFK, LONG, RATE, as_base64, silence, spoken, word_error_rate
 from tests.support.tiny_models import sweep
 from tests.support.waiting import until
+from wire import AudioPart, JobId, Transcribe
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
@@ -59,16 +61,6 @@ def as_wav(*samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, np.concatenate(samples), RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def spoken(name: str) -> np.ndarray:
-    samples, rate = soundfile.read(DATA / name, dtype="float32")
-    assert rate == RATE
-    return samples
-
-
-def silence(seconds: float) -> np.ndarray:
-    return np.zeros(int(seconds * RATE), np.float32)
 
 
 @pytest.fixture
@@ -301,6 +293,28 @@ def test_a_translation_has_openais_shape(fake_server: RunningServer) -> None:
     assert (verbose.json()["task"], answer.language) == ("translate", "english")
 
 
+def test_a_cue_is_one_line_of_text(fake: OpenAI) -> None:
+    """Whatever the model writes: a blank line would end it, and WebVTT reads markup."""
+    options = {"model": "fake", "file": as_wav(RISING), "prompt": "<b>&\n\n00:00 --> x"}
+    vtt = fake.audio.transcriptions.create(**options, response_format="vtt")
+    assert vtt.endswith("spelling: &lt;b&gt;&amp; 00:00 --&gt; x\n\n")
+    assert vtt.splitlines()[2:3] == ["00:00:00.000 --> 00:00:01.200"]
+    assert len(vtt.splitlines()) == 5
+    srt = fake.audio.transcriptions.create(**options, response_format="srt")
+    assert srt.endswith("spelling: <b>& 00:00 --> x\n\n")
+
+
+def test_a_transcription_is_greedy_and_whole() -> None:
+    """Also where the model's own way is to sample, or to refuse long audio."""
+    settings = Settings(_env_file=None)
+    audio = AudioPart("file", "/a")
+    job = build_job(parse_form({"model": ["m"]}), JobId(0, "x"), audio, 10, translate=False, settings=settings)
+    assert (job.sampling.temperature, job.long_audio, job.spool_bytes) == (0.0, "chunk", 10)
+    told = parse_form({"model": ["m"], "temperature": ["0.5"], "response_format": ["srt"], "long_audio": ["truncate"]})
+    job = build_job(told, JobId(0, "x"), audio, 10, translate=True, settings=settings)
+    assert (job.sampling.temperature, job.long_audio, job.task) == (0.5, "truncate", Transcribe(None, None, True, True))
+
+
 async def test_pieces_of_long_audio_are_segments() -> None:
     """A model without timestamps: what it heard at once, from its true beginning to its true end; in pieces, where a
     chat would be refused, unless the operator or the client says otherwise."""
@@ -382,6 +396,9 @@ async def test_recognisers_that_only_hear(name: str, root: Path) -> None:
             with pytest.raises(openai.BadRequestError) as refused:
                 await create(model="tiny", file=as_wav(RISING), **{field: value})
             assert refused.value.param == field
+        with pytest.raises(openai.BadRequestError) as short:
+            await create(model="tiny", file=as_wav(RISING[:100]))
+        assert short.value.param == "file"
         with pytest.raises(openai.BadRequestError, match="does not translate"):
             await client.audio.translations.create(model="tiny", file=as_wav(RISING))
         plain = await create(model="tiny", file=as_wav(RISING))
@@ -405,6 +422,7 @@ async def test_a_multilingual_whisper_is_told_language_and_task(language: str | 
             await at.create(model="tiny", file=as_wav(RISING), extra_body={"language": "fr"})
     spoken_language, expected = expected_of(directory, language, task)
     assert answer.text.startswith(expected)
+    assert answer.finish_reason == "length"  # of random weights; OpenAI has no word for it
     told = {"en": "english", "de": "german"}[spoken_language] if task == "transcribe" else "english"
     assert verbose.language == told
     assert refused.value.param == "language"
@@ -681,7 +699,8 @@ async def test_a_job_that_is_cancelled_leaves_no_file() -> None:
         form = {"data": {"model": "fake", "prompt": "#tokens=50 #delay=0.1"}, "files": {"file": as_wav(RISING)}}
         asking = asyncio.ensure_future(http.post(PATH, **form))
         await until(lambda: server.body._live)
-        assert list(server.spool.directory.glob("*.audio"))
+        (file,) = server.spool.directory.glob("*.audio")
+        assert server.routes.reception._room._held > file.stat().st_size == len(as_wav(RISING))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await server.settled()

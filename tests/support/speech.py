@@ -109,11 +109,20 @@ def wav(samples: npt.NDArray[np.float32]) -> dict:
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
+def spoken(name: str) -> npt.NDArray[np.float32]:
+    """The samples of a 16 kHz WAV clip."""
+    with wave.open(str(DATA / name)) as clip:
+        assert clip.getframerate() == RATE
+        return np.frombuffer(clip.readframes(clip.getnframes()), "<i2").astype(np.float32) / 32768
+
+
+def silence(seconds: float) -> npt.NDArray[np.float32]:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
 def excerpt(name: str, start_s: float, end_s: float) -> dict:
     """A part of a 16 kHz WAV clip as a clip of its own."""
-    with wave.open(str(DATA / name)) as clip:
-        samples = np.frombuffer(clip.readframes(clip.getnframes()), "<i2")
-    return wav(samples[int(start_s * RATE) : int(end_s * RATE)].astype(np.float32) / 32768)
+    return wav(spoken(name)[int(start_s * RATE) : int(end_s * RATE)])
 
 
 def audio_url(url: str) -> dict:
