@@ -45,7 +45,7 @@ def test_rules_are_those_of_transformers(seed: int) -> None:
         answer.append(draw.choice([draw.randrange(END), draw.randrange(last + 1, SIZE - 20), max(last, FIRST)]))
     logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(seed))
     logits[FIRST:] += draw.choice([-9, -3, 0])
-    logits[END + 1 : FIRST] = -torch.inf
+    logits[END + 1 : NONE] = -torch.inf
     config = SimpleNamespace(
         no_timestamps_token_id=NONE, eos_token_id=END, bos_token_id=END, max_initial_timestamp_index=MAX_FIRST
     )
