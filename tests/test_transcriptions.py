@@ -639,7 +639,7 @@ async def form_server() -> AsyncIterator[tuple[InProcess, httpx.AsyncClient]]:
 
 def assert_nothing_is_left(server: InProcess) -> None:
     assert not list(server.spool.directory.glob("*.audio"))
-    assert server.routes.reception._room._held == 0
+    assert server.routes.reception._room.held == 0
 
 
 @pytest.mark.parametrize("header", ["multipart/form-data", "multipart/form-data; boundary=" + "b" * 300])
@@ -700,7 +700,7 @@ async def test_a_job_that_is_cancelled_leaves_no_file() -> None:
         asking = asyncio.ensure_future(http.post(PATH, **form))
         await until(lambda: server.body._live)
         (file,) = server.spool.directory.glob("*.audio")
-        assert server.routes.reception._room._held > file.stat().st_size == len(as_wav(RISING))
+        assert server.routes.reception._room.held > file.stat().st_size == len(as_wav(RISING))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await server.settled()
