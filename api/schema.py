@@ -139,6 +139,8 @@ class NotSupported(Form):
 
     audio: Unsupported = None  # OpenAI's, as are the next
     web_search_options: Unsupported = None
+    tools: Unsupported = None
+    functions: Unsupported = None
     stop_token_ids: Unsupported = None  # vLLM's, as are all from here on
     include_stop_str_in_output: Unsupported = None
     bad_words: Unsupported = None
@@ -150,6 +152,7 @@ class NotSupported(Form):
     logits_processors: Unsupported = None
     documents: Unsupported = None
     chat_template: Unsupported = None
+    chat_template_kwargs: Unsupported = None
     continue_final_message: Unsupported = None
     add_generation_prompt: AlwaysOn = None
     skip_special_tokens: AlwaysOn = None
