@@ -16,38 +16,41 @@ from tests.faults.counting import ask, ask_many, begun, tally
 from tests.faults.processes import Processes, last_line, run_counted, status
 from tests.support.servers import RunningServer, still_running
 from tests.support.speech import input_audio, user
+from tests.support.waiting import until
 
 SLOW = "#tokens=80 #delay=0.02"
+LONG = "#tokens=150 #delay=0.02"
 Two = tuple[RunningServer, Processes]
 
 
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Two]:
-    """Which stand for two GPUs."""
-    with run_counted("--workers-per-device", "2", "--max-rows", "4", "--max-restarts", "100") as server:
+    """Which stand for two GPUs, and take no more than one job beside those in their rows."""
+    flags = ("--workers-per-device", "2", "--max-rows", "4", "--prepare-ahead", "1", "--max-restarts", "100")
+    with run_counted(*flags) as server:
         yield server
 
 
 async def test_a_killed_worker_ends_its_begun_streams_and_nothing_else(two_workers: Two) -> None:
-    """Each worker has taken as many streams as it has rows. Those of the killed one end within 2 s with one error; the
-    other's go on, and whatever had sent nothing yet is answered as if nothing had been. Its decoders die with it."""
+    """Those of the killed one end within 2 s with one error; the other's go on, and whatever had sent nothing yet is
+    answered as if nothing had been. Its decoders die with it."""
     server, processes = two_workers
     victim, survivor = await processes.workers_ready(2)
     decoders = victim.children()
     assert len(decoders) == 2
     async with server.async_client() as client:
-        streams = ask_many(client, [SLOW] * 8, stream=True)
-        await begun(streams)
+        streams = ask_many(client, [LONG] * 8, stream=True)
+        await until(lambda: sum(stream.begun.is_set() for stream in streams) >= 7)  # one may wait for a row
         waiting = ask_many(client, [f"#say=number_{i}" for i in range(12)])
         waiting += [ask(client, "#say=streamed", stream=True)]
         await asyncio.sleep(0.2)  # so that they are with both workers
         killed_at = time.monotonic()
         victim.kill()
         ended = await tally(streams)
-        assert ended == {"ok": 4, "worker_died": 4}
+        assert ended in ({"ok": 4, "worker_died": 4}, {"ok": 5, "worker_died": 3})
         for stream in streams:
             outcome = stream.outcome
-            assert len(outcome.text) == 80 or outcome.ended_at - killed_at < 2
+            assert len(outcome.text) == 150 or outcome.ended_at - killed_at < 2
         assert await tally(waiting) == {"ok": 13}
         assert [each.outcome.text for each in waiting[:12]] == [f"number {i}" for i in range(12)]
     assert survivor.is_running()
