@@ -1,4 +1,4 @@
-"""An endpoint that asks the model, with a JSON body: what is the same whatever API the client speaks.
+"""An endpoint that asks the model: what is the same whatever API the client speaks.
 
 An error before the first event is an HTTP error, also where a stream was asked for; a later one is the stream's last
 event.
@@ -27,11 +27,8 @@ Q = TypeVar("Q", bound=Question)
 Answer = Callable[[Delta | Finished, Events], Awaitable[Response]]
 
 
-class Endpoint(ABC, Generic[Q]):
-    """`check_model` raises for a model that is not served. A subclass says how requests are read and answered."""
-
-    form: type[Q]
-    id_prefix: ClassVar[str]  # of its answers
+class ModelEndpoint(ABC):
+    """Takes requests in by the reception. `check_model` raises for a model that is not served."""
 
     def __init__(
         self, settings: Settings, pending: PendingTable, reception: Reception, check_model: Callable[[str], None]
@@ -43,6 +40,17 @@ class Endpoint(ABC, Generic[Q]):
 
     async def __call__(self, request: Request) -> Response:
         return await self._reception.serve(request, self._accept)
+
+    @abstractmethod
+    async def _accept(self, arrival: Arrival) -> Accepted:
+        """A valid request, read and turned into a job."""
+
+
+class Endpoint(ModelEndpoint, Generic[Q]):
+    """With a JSON body. A subclass says how requests are read and answered."""
+
+    form: type[Q]
+    id_prefix: ClassVar[str]  # of its answers
 
     async def _accept(self, arrival: Arrival) -> Accepted:
         """A valid request. Its body and its base64 are gone on return; only the spool holds audio then."""

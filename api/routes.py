@@ -19,17 +19,26 @@ from api.boundary import RequestBoundary
 from api.browsers import cors_options
 from api.chat_completions import ChatCompletions
 from api.completions import Completions
+from api.endpoint import ModelEndpoint
 from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
 from api.responses import Responses
-from api.transcriptions import Transcriptions
+from api.transcriptions import Transcriptions, Translations
 from audio.spool import Spool
 from config import VERSION, Settings
 from errors import ModelNotFound, for_status
 from wire import Capabilities
 
 READ = ["GET", "HEAD"]  # of a HEAD, uvicorn sends the head alone
+
+ENDPOINTS: dict[str, type[ModelEndpoint]] = {
+    "/v1/chat/completions": ChatCompletions,
+    "/v1/completions": Completions,
+    "/v1/responses": Responses,
+    "/v1/audio/transcriptions": Transcriptions,
+    "/v1/audio/translations": Translations,
+}
 
 
 def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> Api:
@@ -63,17 +72,9 @@ class Api:
 
     def router(self) -> APIRouter:
         router = APIRouter()
-        chat = ChatCompletions(self._settings, self._pending, self.reception, self._check_model)
-        router.add_api_route("/v1/chat/completions", chat.__call__, methods=["POST"])
-        completions = Completions(self._settings, self._pending, self.reception, self._check_model)
-        router.add_api_route("/v1/completions", completions.__call__, methods=["POST"])
-        responses = Responses(self._settings, self._pending, self.reception, self._check_model)
-        router.add_api_route("/v1/responses", responses.__call__, methods=["POST"])
-        for name in ("transcriptions", "translations"):
-            audio = Transcriptions(
-                self._settings, self._pending, self.reception, self._check_model, name == "translations"
-            )
-            router.add_api_route(f"/v1/audio/{name}", audio.__call__, methods=["POST"])
+        for path, endpoint in ENDPOINTS.items():
+            serves = endpoint(self._settings, self._pending, self.reception, self._check_model)
+            router.add_api_route(path, serves.__call__, methods=["POST"])
         router.add_api_route("/v1/models", self.list_models, methods=READ)
         router.add_api_route("/v1/models/{name:path}", self.get_model, methods=READ)
         router.add_api_route("/version", self.version, methods=READ)

@@ -6,22 +6,20 @@ asked for; a later one is an event in the stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from fastapi import Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from api import sse
+from api.endpoint import ModelEndpoint
 from api.multipart import FILE, FormReader, read_form
-from api.pending import PendingTable
-from api.reception import INLINE_BYTES, Accepted, Arrival, Events, Reception
+from api.reception import INLINE_BYTES, Accepted, Arrival, Events
 from api.transcription_request import TranscriptionRequest, build_job, parse_form, parse_json
 from api.transcripts import Transcript, stream_delta, stream_done
 from audio.datauri import decode_base64
-from config import Settings
 from errors import BadRequest, EardrumError, UnsupportedMediaType, located
 from wire import AudioPart, Delta, Finished
 
@@ -29,25 +27,10 @@ FORM, JSON = "multipart/form-data", "application/json"
 INPUT_AUDIO = "input_audio.data"
 
 
-class Transcriptions:
-    """Both endpoints; `translate` tells which. `check_model` raises for a model that is not served."""
+class Transcriptions(ModelEndpoint):
+    """Transcriptions into the language that is spoken."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        pending: PendingTable,
-        reception: Reception,
-        check_model: Callable[[str], None],
-        translate: bool,
-    ) -> None:
-        self._settings = settings
-        self._pending = pending
-        self._reception = reception
-        self._check_model = check_model
-        self._translate = translate
-
-    async def __call__(self, request: Request) -> Response:
-        return await self._reception.serve(request, self._accept)
+    translate = False
 
     async def _accept(self, arrival: Arrival) -> Accepted:
         match arrival.media_type:
@@ -58,7 +41,7 @@ class Transcriptions:
             case _:
                 raise UnsupportedMediaType(f"Send the audio as {FORM}, or in base64 as {JSON}.")
         spooled = arrival.intake.num_bytes
-        job = build_job(asked, self._pending.new_job_id(), audio, spooled, self._translate, self._settings)
+        job = build_job(asked, self._pending.new_job_id(), audio, spooled, self.translate, self._settings)
         assert job.task is not None, "built so"
         transcript = Transcript(job.task, asked.wants_logprobs, asked.temperature or 0.0)
         answer = partial(_answer, asked=asked, transcript=transcript, place=audio.place)
@@ -88,6 +71,12 @@ class Transcriptions:
         with located(INPUT_AUDIO):
             data = decode_base64(asked.input_audio.data, self._settings.max_audio_bytes)
         return AudioPart(INPUT_AUDIO, arrival.intake.store(data))
+
+
+class Translations(Transcriptions):
+    """And into English."""
+
+    translate = True
 
 
 async def _answer(events: Events, asked: TranscriptionRequest, transcript: Transcript, place: str) -> Response:

@@ -32,6 +32,7 @@ from models.loading import LoadOptions
 from models.registry import create
 from models.whisper import embedded_whisper
 from tests.support import directories
+from tests.support.directories import saved
 from tests.support.inprocess import run_in_process
 from tests.support.servers import run_server
 from tests.support.speech import CLIPS, input_audio, user, wav, word_error_rate
@@ -53,12 +54,6 @@ def as_heard(samples: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
-
-
-def saved(name: str, root: Path) -> Path:
-    """The directory of the tiny model called `name`, saved at the first call."""
-    directory = root / name
-    return directory if directory.is_dir() else directories.save(name, root)
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ from api.multipart import MAX_FIELD_BYTES, MAX_PARTS
 from api.reception import INLINE_BYTES
 from api.transcription_request import build_job, parse_form
 from config import Settings
-from tests.support import directories
+from tests.support.directories import saved
 from tests.support.inprocess import InProcess, run_in_process
 from tests.support.servers import RunningServer
 from tests.support.speech import CLIPS, DATA, JFK, LONG, RATE, as_base64, silence, spoken, word_error_rate
@@ -78,11 +78,6 @@ def fake(fake_server: RunningServer) -> Iterator[OpenAI]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
-
-
-def saved(name: str, root: Path) -> Path:
-    directory = root / name
-    return directory if directory.is_dir() else directories.save(name, root)
 
 
 @asynccontextmanager

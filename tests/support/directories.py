@@ -93,6 +93,12 @@ def save(name: str, root: Path) -> Path:
     return directory
 
 
+def saved(name: str, root: Path) -> Path:
+    """The same directory, saved at the first call."""
+    directory = root / name
+    return directory if directory.is_dir() else save(name, root)
+
+
 def _copy(name: str, **ids: int) -> PreTrainedModel:
     """The module of `tiny_models`, with the special tokens that are given instead of that file's."""
     module = copy.deepcopy(build(name).module)
