@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 VERSION = "0.1.0.dev0"  # of the server, as `GET /version` tells it
@@ -26,6 +27,22 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Domain = Annotated[str, Field(pattern=r"^\.?[^\s/:*@.][^\s/:*@]*$")]  # neither a URL, nor a port, nor a wildcard
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]  # as browsers write it: no path, no slash at its end
 Ports = Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
+
+
+# Parameters of transformers' apply_chat_template, tokens that a variable would replace, and what messages are called.
+_NO_VARIABLE = re.compile(
+    r"conversation|messages|tools|documents|tokenize|padding|truncation|max_length|add_generation_prompt|"
+    r"continue_final_message|sanitize_control_tokens|(chat_|return_|load_).*|.*_(token|kwargs)|(?![a-z_]\w*$).*"
+)
+
+
+def _checked_variable(name: str) -> str:
+    if _NO_VARIABLE.fullmatch(name):
+        raise ValueError("this is no variable that clients may set")
+    return name
+
+
+TemplateVariable = Annotated[str, AfterValidator(_checked_variable)]
 
 
 class Settings(BaseSettings):
@@ -89,6 +106,12 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         (), description="web pages that may ask from browsers, as https://example.org, separated by commas; *: all"
+    )
+
+    # Chats.
+    allow_template_kwargs: Annotated[tuple[TemplateVariable, ...], NoDecode] = Field(
+        ("enable_thinking", "thinking", "reasoning_effort"),
+        description="variables of the model's chat template that clients may set, separated by commas",
     )
 
     # The engine.
@@ -171,6 +194,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("served_model_name", "api_keys", "cors_origins", "allow_domains", "allow_ports", "allow_networks"),
+        "allow_template_kwargs",
         mode="before",
     )
     @classmethod

@@ -96,6 +96,19 @@ class Structure:
 
 
 @dataclass(frozen=True, slots=True)
+class Templating:
+    """How the model's chat template is to be applied. `variables`: a JSON object of what else it may read; `continues`:
+    the answer goes on the last message, which is the assistant's; `opens`: the template opens the assistant's turn."""
+
+    variables: str = ""
+    continues: bool = False
+    opens: bool = True
+
+
+AS_USUAL = Templating()
+
+
+@dataclass(frozen=True, slots=True)
 class Transcribe:
     """What is wanted of a job that is one audio and, behind it, an instruction that says the same in words: what is
     said, or with `translate` what it means in English. `language`: the speech's ISO 639 code, where the client told it;
@@ -112,8 +125,9 @@ class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
     the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
-    text of its only message goes to the model as it is, and no chat template stands around it. `task`: for models that
-    have their own way to do it; to all others, the messages say it."""
+    text of its only message goes to the model as it is, and no chat template stands around it. `templating`: else, how
+    it stands there. `task`: for models that have their own way to do it; to all others, the messages say it.
+    `tells_usage`: with each piece of the answer."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -125,7 +139,9 @@ class Job:
     long_audio: LongAudio | None = None
     alone: bool = False
     plain: bool = False
+    templating: Templating = AS_USUAL
     task: Transcribe | None = None
+    tells_usage: bool = False
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -212,13 +228,14 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Delta:
     """More of one choice's text. `logprobs`, where asked for: the tokens whose text is complete with it. `segment`:
-    which of its `Finished`'s the text belongs to."""
+    which of its `Finished`'s the text belongs to. `usage`, where asked for: of the choice so far."""
 
     job_id: JobId
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     segment: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

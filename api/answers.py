@@ -79,16 +79,19 @@ class Completion:
 class Chunks:
     """Turns a job's events into `chat.completion.chunk`s: one id and time for all, the role once for each choice.
 
-    `logprobs`: whether they were asked for. They stand in the chunk of the text that they belong to.
+    `logprobs`: whether they were asked for. They stand in the chunk of the text that they belong to. `tells_usage`:
+    each chunk tells what has been used so far, where the usage is told at all.
     """
 
     reply: Reply
     include_usage: bool
     logprobs: bool = False
+    tells_usage: bool = False
     begun: set[int] = field(default_factory=set)
     usages: dict[int, Usage] = field(default_factory=dict)
 
     def of(self, event: Delta | Finished) -> Iterator[Json]:
+        self._count(event)
         if event.choice not in self.begun:
             self.begun.add(event.choice)
             yield self._chunk(event.choice, {"role": "assistant", "content": ""})
@@ -96,7 +99,6 @@ class Chunks:
             tokens = logprobs_of(event.logprobs) if self.logprobs and event.logprobs else None
             yield self._chunk(event.choice, {"content": event.text}, logprobs=tokens)
         else:
-            self.usages[event.choice] = event.usage
             yield self._chunk(event.choice, {}, finish_reason=event.reason, **labels_of(event))
 
     def last(self) -> Iterator[Json]:
@@ -106,8 +108,16 @@ class Chunks:
 
     def _chunk(self, choice: int, delta: Json, **fields: object) -> Json:
         choices = [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": None, **fields}]
-        usage = {"usage": None} if self.include_usage else {}
-        return {**self._frame(), "choices": choices, **usage}
+        return {**self._frame(), "choices": choices, **self._usage_so_far()}
+
+    def _count(self, event: Delta | Finished) -> None:
+        if event.usage is not None:
+            self.usages[event.choice] = event.usage
+
+    def _usage_so_far(self) -> Json:
+        if not self.include_usage:
+            return {}
+        return {"usage": _usage(self.usages) if self.tells_usage else None}
 
     def _frame(self) -> Json:
         return self.reply.frame("chat.completion.chunk")

@@ -21,6 +21,7 @@ from api.schema import (
     TextBlock,
 )
 from api.structure import build_structure, check_structure
+from api.templating import build_templating, check_templating
 from audio.datauri import decode_base64, is_data_uri
 from config import Settings
 from errors import BadRequest, located
@@ -36,6 +37,7 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
         raise BadRequest("`top_logprobs` goes with `logprobs`: true only.", "top_logprobs")
     check_top_logprobs(chat.top_logprobs, settings)
     check_structure(chat, settings)
+    check_templating(chat, _ends_in_answer(chat.messages[-1]), settings)
     check_stream_options(chat.stream_options, chat.stream)
     if "audio" in (chat.modalities or ()):
         raise BadRequest("`modalities`: this server answers with text only.", "modalities")
@@ -45,6 +47,19 @@ def check_stream_options(options: StreamOptions | None, stream: bool | None) -> 
     """Refuse them where there is no stream. Raises `BadRequest`."""
     if options and not stream:
         raise BadRequest("`stream_options` goes with `stream`: true only.", "stream_options")
+    if tells_usage(options) and not with_usage(options):
+        place = "stream_options.continuous_usage_stats"
+        raise BadRequest(f"`{place}` goes with `include_usage`: true only.", place)
+
+
+def with_usage(options: StreamOptions | None) -> bool:
+    """Whether the usage is asked for at the end of a stream."""
+    return bool(options and options.include_usage)
+
+
+def tells_usage(options: StreamOptions | None) -> bool:
+    """Whether it is asked for in every chunk, as far as it goes."""
+    return bool(options and options.continuous_usage_stats)
 
 
 def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
@@ -60,6 +75,8 @@ def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes:
         structure=build_structure(chat),
         priority=chat.priority or 0,
         long_audio=chat.long_audio,
+        templating=build_templating(chat),
+        tells_usage=tells_usage(chat.stream_options),
     )
 
 
@@ -70,6 +87,13 @@ def check_messages(messages: Sequence[ChatMessage], settings: Settings, place: s
         raise BadRequest(f"The messages hold {clips} audio parts; the limit is {settings.max_clips}.", place)
     if sum(map(_text_chars, messages)) > settings.max_text_chars:
         raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", place)
+
+
+def _ends_in_answer(message: ChatMessage) -> bool:
+    """Whether it is a text of the assistant's that can be continued."""
+    blocks = _blocks(message)
+    text = blocks[-1].text if blocks and isinstance(blocks[-1], TextBlock) else message.content
+    return message.role == "assistant" and isinstance(text, str) and text.strip() != ""
 
 
 def _is_audio(block: Block) -> bool:

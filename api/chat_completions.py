@@ -12,7 +12,7 @@ from api import chat, sse
 from api.answers import Chunks, Completion, Reply
 from api.endpoint import Answer, Endpoint
 from api.reception import Events
-from api.schema import ChatRequest, StreamOptions
+from api.schema import ChatRequest
 from errors import EardrumError
 from wire import Delta, Finished
 
@@ -26,13 +26,10 @@ class ChatCompletions(Endpoint[ChatRequest]):
     def answer(self, asked: ChatRequest, reply: Reply) -> Answer:
         logprobs = bool(asked.logprobs)
         if asked.stream:
-            return partial(streamed, chunks=Chunks(reply, with_usage(asked.stream_options), logprobs))
+            options = asked.stream_options
+            chunks = Chunks(reply, chat.with_usage(options), logprobs, chat.tells_usage(options))
+            return partial(streamed, chunks=chunks)
         return partial(collected, completion=Completion(reply, asked.n or 1, logprobs))
-
-
-def with_usage(options: StreamOptions | None) -> bool:
-    """Whether the usage is asked for at the end of a stream."""
-    return bool(options and options.include_usage)
 
 
 async def collected(first: Delta | Finished, events: Events, completion: Completion) -> Response:

@@ -6,7 +6,8 @@ from functools import partial
 
 from api import text_completions
 from api.answers import Reply
-from api.chat_completions import collected, streamed, with_usage
+from api.chat import tells_usage, with_usage
+from api.chat_completions import collected, streamed
 from api.endpoint import Answer, Endpoint
 from api.text_completions import CompletionRequest, TextChunks, TextCompletion
 
@@ -20,5 +21,7 @@ class Completions(Endpoint[CompletionRequest]):
     def answer(self, asked: CompletionRequest, reply: Reply) -> Answer:
         logprobs = asked.logprobs is not None
         if asked.stream:
-            return partial(streamed, chunks=TextChunks(reply, with_usage(asked.stream_options), logprobs))
+            options = asked.stream_options
+            chunks = TextChunks(reply, with_usage(options), logprobs, tells_usage(options))
+            return partial(streamed, chunks=chunks)
         return partial(collected, completion=TextCompletion(reply, asked.n or 1, logprobs))

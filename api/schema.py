@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from api.form import AlwaysOn, Form, Question, Unsupported, parse_as
 from api.sampling import SamplingFields
+from api.templating import TemplateFields
 
 
 class TextBlock(Form):
@@ -106,7 +107,7 @@ class ChatMessage(Form):
 
 class StreamOptions(Form):
     include_usage: bool | None = None
-    continuous_usage_stats: Unsupported = None  # vLLM's: the cost so far is known to the worker alone
+    continuous_usage_stats: bool | None = None  # vLLM's
 
 
 def _object_text(value: Any) -> str:
@@ -152,9 +153,6 @@ class NotSupported(Form):
     logits_processors: Unsupported = None
     documents: Unsupported = None
     chat_template: Unsupported = None
-    chat_template_kwargs: Unsupported = None
-    continue_final_message: Unsupported = None
-    add_generation_prompt: AlwaysOn = None
     skip_special_tokens: AlwaysOn = None
 
 
@@ -221,7 +219,7 @@ class StructureFields(Form):
     guided_whitespace_pattern: Unsupported = None
 
 
-class ChatRequest(Question, SamplingFields, StructureFields, NotSupported):
+class ChatRequest(Question, SamplingFields, StructureFields, TemplateFields, NotSupported):
     """The fields that are used, in OpenAI's and vLLM's words, and one of ours. Those of `NotSupported` are refused, all
     others ignored."""
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from api.answers import LOWEST_LOGPROB, Chunks, Completion, Json, labels_of
-from api.chat import check_stream_options
+from api.chat import check_stream_options, tells_usage
 from api.form import Question, Unsupported
 from api.intake import Intake
 from api.sampling import SamplingFields, build_sampling, check_n, check_sampling
@@ -78,6 +78,7 @@ def build_job(asked: CompletionRequest, job_id: JobId, _: Intake, __: int) -> Jo
         structure=build_structure(asked),
         priority=asked.priority or 0,
         plain=True,
+        tells_usage=tells_usage(asked.stream_options),
     )
 
 
@@ -97,17 +98,17 @@ class TextChunks(Chunks):
     offsets: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))  # characters told, of each choice
 
     def of(self, event: Delta | Finished) -> Iterator[Json]:
+        self._count(event)
         if isinstance(event, Delta):
             told = _logprobs(event.logprobs, self.offsets[event.choice]) if self.logprobs and event.logprobs else None
             self.offsets[event.choice] += len(event.text)
             yield self._piece(event.choice, event.text, logprobs=told)
         else:
-            self.usages[event.choice] = event.usage
             yield self._piece(event.choice, "", finish_reason=event.reason, **labels_of(event))
 
     def _piece(self, choice: int, text: str, **fields: object) -> Json:
         choices = [{"index": choice, "text": text, "logprobs": None, "finish_reason": None, **fields}]
-        return {**self._frame(), "choices": choices, **({"usage": None} if self.include_usage else {})}
+        return {**self._frame(), "choices": choices, **self._usage_so_far()}
 
     def _frame(self) -> Json:
         return self.reply.frame("text_completion")

@@ -241,7 +241,7 @@ class BatchEngine:
         answer.num_tokens += num_tokens
         certain = answer.scanner.push(kept)
         if certain:
-            yield Delta(answer.request.id, answer.choice, certain, segment=answer.segment)
+            yield self._delta(answer, certain)
         if answer.scanner.stopped:
             yield from self._finish(answer, "stop")
         elif kept != text or answer.num_tokens_left == 0:
@@ -268,9 +268,17 @@ class BatchEngine:
     def _finish(self, answer: _Answer, reason: FinishReason) -> Iterable[BatchEvent]:
         answer.done = True
         if rest := answer.scanner.flush():
-            yield Delta(answer.request.id, answer.choice, rest, segment=answer.segment)
-        usage = Usage(self._prompt_tokens(answer), answer.num_tokens, heard=answer.request.heard)
-        yield Finished(answer.request.id, answer.choice, reason, usage, segments=answer.request.segments)
+            yield self._delta(answer, rest)
+        request = answer.request
+        yield Finished(request.id, answer.choice, reason, self._usage(answer), segments=request.segments)
+
+    def _delta(self, answer: _Answer, text: str) -> Delta:
+        request = answer.request
+        usage = self._usage(answer) if request.job.tells_usage else None
+        return Delta(request.id, answer.choice, text, segment=answer.segment, usage=usage)
+
+    def _usage(self, answer: _Answer) -> Usage:
+        return Usage(self._prompt_tokens(answer), answer.num_tokens, heard=answer.request.heard)
 
     def _prompt_tokens(self, answer: _Answer) -> int:
         conversations = answer.request.conversations

@@ -18,7 +18,7 @@ from engine.rows import EngineOptions, RowsFactory
 from engine.sampling import RowSampler
 from engine.scheduler import Scheduler
 from engine.segments import Spans
-from engine.sequence import Run, Sequence, SharedPrefill
+from engine.sequence import Run, Sequence, SharedPrefill, text_before
 from engine.text import AnswerText
 from engine.timestamps import times_of
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
@@ -67,7 +67,7 @@ class Engine:
     def _sequence(self, run: Run, choice: int) -> Sequence:
         request, sampling = run.request, run.request.sampling
         text = AnswerText(self._model.tokenizer, sampling.stop)
-        text.begin(request.prompts[0].lead)
+        text.begin(request.prompts[0].lead, text_before(request.prompts[0]))
         sampler = RowSampler(sampling, self._model.defaults, choice, request.prompts[0].token_ids)
         matcher = request.grammar.start() if request.grammar else None
         spans = Spans(request.heard.windows, len(request.prompts)) if request.tells_segments else None

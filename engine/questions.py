@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine.grammar import Grammar
 from engine.segments import window_segments
 from errors import BadRequest
-from models.base import Conversation, Question, TextModel, no_plain_text
+from models.base import Conversation, Question, TextModel, no_plain_text, refuse_templating
 from wire import Heard, Job, JobId, Sampling, Segment
 
 
@@ -50,6 +50,7 @@ class TextRequests:
         """The request of a job. Raises `BadRequest` for what the model, or a loop that is not ours, cannot do."""
         if job.plain:
             raise no_plain_text()
+        refuse_templating(job.templating)
         _check_sampling(job.sampling)
         task, model = job.task, self._model
         conversations = model.transcribe(conversation, task) if task else model.split(conversation)

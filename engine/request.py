@@ -39,6 +39,7 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     tells_segments: bool = False
+    tells_usage: bool = False
     audio_keys: tuple[tuple[bytes, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class RequestBuilder:
             assert isinstance(text, str), "a plain job has one message of one text"
             return self.build(job, [self._model.prepare_plain(text)], grammar, heard)
         task, model = job.task, self._model
-        prompts = model.transcribe(conversation, task) if task else model.prepare(conversation)
+        prompts = model.transcribe(conversation, task) if task else model.prepare_by(conversation, job.templating)
         return self.build(job, prompts, grammar, heard)
 
     def build(
@@ -100,6 +101,7 @@ class RequestBuilder:
             priority=job.priority,
             deadline=job.deadline,
             tells_segments=job.task is not None,
+            tells_usage=job.tells_usage,
         )
 
     def _check_bias(self, sampling: Sampling) -> None:

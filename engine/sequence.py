@@ -14,6 +14,13 @@ from engine.timestamps import Times, times_of
 from models.base import Prefill, Prompt, RowState
 from wire import Delta, Finished, FinishReason, TokenLogprob, Usage
 
+NUM_BEFORE = 4  # enough to tell that a text goes on; of a longer one, any token may be half a character
+
+
+def text_before(prompt: Prompt) -> list[int]:
+    """The tokens whose text the answer goes on; none where it begins anew."""
+    return prompt.token_ids[-NUM_BEFORE:] if prompt.is_continued else []
+
 
 @dataclass(eq=False)
 class SharedPrefill:
@@ -118,14 +125,17 @@ class Sequence:
         self.times = times_of(self.prompt)
         if self.spans is not None:
             self.spans.next_window()
-        self.text.begin(self.prompt.lead)
+        self.text.begin(self.prompt.lead, text_before(self.prompt))
         self.sampler.begin(self.prompt.token_ids)
 
     def deltas(self) -> list[Delta]:
         """What there is to tell that has not been told."""
         text, logprobs = self.text.take()
         segment = self._segment(bool(text))
-        return [Delta(self.request.id, self.choice, text, logprobs, segment)] if text or logprobs else []
+        if not text and not logprobs:
+            return []
+        usage = self._usage() if self.request.tells_usage else None
+        return [Delta(self.request.id, self.choice, text, logprobs, segment, usage)]
 
     def _segment(self, has_text: bool) -> int:
         """The number of the segment of what is told now; the last token may have ended it."""
@@ -140,13 +150,17 @@ class Sequence:
         return number
 
     def finished(self, reason: FinishReason) -> Finished:
+        segments = () if self.spans is None else self.spans.all()
+        return Finished(
+            self.request.id, self.choice, reason, self._usage(), self.run.labels, segments, self.run.language
+        )
+
+    def _usage(self) -> Usage:
         request = self.request
-        usage = Usage(
+        return Usage(
             prompt_tokens=sum(prompt.num_tokens for prompt in request.prompts),
             completion_tokens=self.completion_tokens,
             cached_tokens=sum(self.run.num_cached_tokens.values()),
             audio_tokens=sum(prompt.num_audio_tokens for prompt in request.prompts),
             heard=request.heard,
         )
-        segments = () if self.spans is None else self.spans.all()
-        return Finished(request.id, self.choice, reason, usage, self.run.labels, segments, self.run.language)

@@ -26,9 +26,9 @@ class Detokenizer:
     them, and decodes ever more ids while there is no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._before: list[int] = []
+        self._before = list(before)
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
@@ -131,9 +131,9 @@ class AnswerText:
     def stopped(self) -> bool:
         return self._scanner.stopped
 
-    def begin(self, lead: str | None) -> None:
-        """The next tokens come from a new prompt."""
-        self._detokenizer = Detokenizer(self._tokenizer)
+    def begin(self, lead: str | None, before: Sequence[int] = ()) -> None:
+        """The next tokens come from a new prompt; they go on the text of the tokens `before`."""
+        self._detokenizer = Detokenizer(self._tokenizer, before)
         self._lead = lead
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> None:

@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from errors import BadRequest
-from wire import Capabilities, Role, Sampling, Transcribe
+from wire import Capabilities, Role, Sampling, Templating, Transcribe
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,12 @@ class Prompt:
     device and type. `num_tokens` counts the prompt's tokens, of which
     `num_audio_tokens` stand for audio. `max_new_tokens` is the room that the model's window leaves for the answer.
     `lead`: where a conversation takes several prompts, what joins this one's text to the text before; the text's own
-    leading blanks are dropped for it. `None`: the text stays as it is. `follow_up`, of an encoder-decoder: makes the
-    `num_following` last tokens of the prompt from the logits after those before, shape (vocabulary,), so that a model
-    may tell the language itself. `num_context`: so many of the first tokens are what was said before. `language`: what
-    the audio's is, as an ISO 639 code, where it is known; `languages`: what tokens of `follow_up` say about it.
-    `first_timestamp`: tokens from this id on are times, and the
+    leading blanks are dropped for it. `None`: the text stays as it is. `is_continued`: the answer goes on in the middle
+    of the prompt's text, and does not begin anew, which some tokenizers write otherwise. `follow_up`, of an
+    encoder-decoder: makes the `num_following` last tokens of the prompt from the logits after those before, shape
+    (vocabulary,), so that a model may tell the language itself. `num_context`: so many of the first tokens are what
+    was said before. `language`: what the audio's is, as an ISO 639 code, where it is known; `languages`: what
+    tokens of `follow_up` say about it. `first_timestamp`: tokens from this id on are times, and the
     answer tells them, see `engine.timestamps`; `None`: they are never written.
     """
 
@@ -60,6 +61,7 @@ class Prompt:
     num_audio_tokens: int
     max_new_tokens: int
     lead: str | None = None
+    is_continued: bool = False
     follow_up: Callable[[torch.Tensor], Sequence[int]] | None = None
     num_following: int = 0
     num_context: int = 0
@@ -148,6 +150,15 @@ class Defaults:
 GREEDY = Defaults(temperature=0.0)
 
 
+def refuse_templating(templating: Templating) -> None:
+    """For a model without a chat template. Variables say nothing to it, and are no reason to refuse. Raises
+    `BadRequest`."""
+    wanted = {"continue_final_message": templating.continues, "add_generation_prompt": not templating.opens}
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise BadRequest(f"`{name}`: this model has no chat template that could do this. Leave it out.", name)
+
+
 def no_plain_text() -> BadRequest:
     """Of a model that knows no text but conversations, or none at all."""
     return BadRequest("`prompt`: this model answers conversations only. Ask /v1/chat/completions.", "prompt")
@@ -186,6 +197,11 @@ class CausalModel(ABC):
         Called from several threads at once, never from the engine's. Raises `BadRequest` for a conversation that the
         model cannot take.
         """
+
+    def prepare_by(self, conversation: Conversation, templating: Templating) -> Sequence[Prompt]:
+        """As `prepare`, where the client says how the chat template is to be applied."""
+        refuse_templating(templating)
+        return self.prepare(conversation)
 
     def prepare_plain(self, text: str) -> Prompt:
         """The prompt of a text that is to be continued, with no template around it; else as `prepare`."""

@@ -10,6 +10,7 @@ import base64
 import copy
 import inspect
 import io
+import json
 import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -20,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import ProcessorMixin
+from transformers.utils.chat_template_utils import _get_template_variables
 
 from errors import BadRequest
-from models.base import Clip, Conversation, Turn, no_plain_text
+from models.base import Clip, Conversation, Turn, no_plain_text, refuse_templating
+from wire import AS_USUAL, Templating
 
 MARK = "5f1c"  # a text that no template writes by itself
 MAX_ERROR_CHARS = 200
@@ -52,7 +55,9 @@ class ChatTemplate:
         self.sampling_rate = _sampling_rate(processor)
         self.audio_token = self._name_of(placeholder_id)
         self._audio_in_text = self._text_in_blocks = self._sanitizes = False
+        self._variables: frozenset[str] = frozenset()
         if not self._is_mistral:
+            self._variables = _variables_of(self._processor.chat_template)
             self._probe()
 
     # --------------------------------------------------------------------------------------------- probing, at the load
@@ -86,7 +91,7 @@ class ChatTemplate:
         if self.sampling_rate is not None and self.audio_token is not None:
             self._audio_in_text = not self._renders(audio, self.audio_token)
         self._sanitizes = not self._audio_in_text and self._can_sanitize()
-        self._inputs((Turn("user", (MARK,)),), {})  # what fails here would fail for everybody
+        self._inputs((Turn("user", (MARK,)),), _template_options(AS_USUAL))  # what fails here would fail for everybody
 
     def _renders(self, messages: list[Message], expected: str) -> bool:
         """Whether the template writes `expected` just once."""
@@ -99,25 +104,35 @@ class ChatTemplate:
     def _can_sanitize(self) -> bool:
         turn = Turn("user", (MARK,))
         try:
-            self._inputs((turn,), {"sanitize_control_tokens": True})
+            self._inputs((turn,), {**_template_options(AS_USUAL), "sanitize_control_tokens": True})
         except Exception:  # whatever a tokenizer may raise that it is not for
             return False
         return True
 
     # -------------------------------------------------------------------------------------------------- conversations
 
-    def inputs(self, conversation: Conversation) -> Mapping[str, Any]:
+    def inputs(self, conversation: Conversation, templating: Templating = AS_USUAL) -> Mapping[str, Any]:
         """The processor's output for one conversation, each clip in one window. Several threads may call it. Raises
         `BadRequest` for a conversation that the template or the processor refuses."""
+        if self._is_mistral:
+            refuse_templating(templating)
         conversation = tuple(Turn(turn.role, _merged(turn.parts)) for turn in conversation)
         if not self._sanitizes and not self._is_mistral:
             self._refuse_control_tokens(conversation)
+        options = {**self._known(templating), **_template_options(templating)}
+        if self._sanitizes:
+            options["sanitize_control_tokens"] = True
         try:
-            return self._inputs(conversation, {"sanitize_control_tokens": True} if self._sanitizes else {})
+            return self._inputs(conversation, options)
         except self._refusals as error:
             log.info("a conversation was refused", exc_info=True)
             reason = f"The model's chat template or processor refuses this: {_shortly(error)}"
             raise BadRequest(reason, "messages") from error
+
+    def _known(self, templating: Templating) -> dict[str, Any]:
+        """The variables that the template reads. Others, a processor would take for options of its own."""
+        variables: dict[str, Any] = json.loads(templating.variables or "{}")
+        return {name: value for name, value in variables.items() if name in self._variables}
 
     def plain_inputs(self, text: str) -> Mapping[str, Any]:
         """The tokenizer's output for a text with no template around it. Several threads may call it. Raises
@@ -139,13 +154,9 @@ class ChatTemplate:
             wanted = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
             return dict(processor.apply_chat_template([messages], **wanted))
         if self._is_tokenizer:
-            return dict(
-                processor.apply_chat_template(
-                    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt", **options
-                )
-            )
+            return dict(processor.apply_chat_template(messages, return_dict=True, return_tensors="pt", **options))
         if self._audio_in_text:
-            return self._inputs_of_text(processor, messages, conversation)
+            return self._inputs_of_text(processor, messages, conversation, options)
         # Padding would be the text's only; said flatly it reaches feature extractors and breaks some.
         wanted = {"return_tensors": "pt"}
         return dict(
@@ -153,14 +164,15 @@ class ChatTemplate:
                 [messages],
                 tokenize=True,
                 return_dict=True,
-                add_generation_prompt=True,
                 processor_kwargs=wanted,
                 **options,
             )
         )
 
-    def _inputs_of_text(self, processor: Any, messages: list[Message], conversation: Conversation) -> Mapping[str, Any]:
-        prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _inputs_of_text(
+        self, processor: Any, messages: list[Message], conversation: Conversation, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        prompt = processor.apply_chat_template(messages, tokenize=False, **options)
         audio = [part.windows[0] for turn in conversation for part in turn.parts if isinstance(part, Clip)]
         wanted = {"audio_kwargs": {"sampling_rate": self.sampling_rate}} if audio else {}
         return dict(processor(text=[prompt], audio=audio or None, return_tensors="pt", **wanted))
@@ -252,6 +264,20 @@ def _merged(parts: Iterable[str | Clip]) -> tuple[str | Clip, ...]:
         else:
             merged.append(part)
     return tuple(merged)
+
+
+def _variables_of(template: str | Mapping[str, str]) -> frozenset[str]:
+    """What a template reads, as transformers finds it; of all, where there are several."""
+    templates = [template] if isinstance(template, str) else template.values()
+    return frozenset(name for each in templates for name in _get_template_variables(each))
+
+
+def _template_options(templating: Templating) -> dict[str, Any]:
+    """In transformers' words."""
+    return {
+        "add_generation_prompt": templating.opens and not templating.continues,
+        "continue_final_message": templating.continues,
+    }
 
 
 def _mistrals_refusals() -> tuple[type[Exception], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from errors import AudioTooLong, BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt, Turn, clips_of, one_window_each
 from models.chat_template import ChatTemplate
 from models.huggingface import AUDIO_IDS, Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
-from wire import Capabilities, Transcribe
+from wire import AS_USUAL, Capabilities, Templating, Transcribe
 
 OTHER_IDS = tuple(f"{kind}_token_{ending}" for kind in ("image", "video") for ending in ("id", "index"))
 TEXT_ONLY_RATE = 16_000  # hertz; nobody's
@@ -54,7 +55,11 @@ class HuggingFaceChat(CausalModel):
         self.capabilities = self._measured()
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        return self._prompts(conversation, self._inputs)
+        return self.prepare_by(conversation, AS_USUAL)
+
+    def prepare_by(self, conversation: Conversation, templating: Templating) -> Sequence[Prompt]:
+        prompts = self._prompts(conversation, partial(self._inputs, templating=templating))
+        return [replace(prompt, is_continued=templating.continues) for prompt in prompts]
 
     def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Prompt]:
         """As the processor asks for a transcription, where it does and can say all of the task; in words otherwise."""
@@ -73,7 +78,7 @@ class HuggingFaceChat(CausalModel):
         return [self._prompt(inputs(each), lead) for each in conversations]
 
     def prepare_plain(self, text: str) -> Prompt:
-        return self._prompt(tensors(self._template.plain_inputs(text), self.module))
+        return replace(self._prompt(tensors(self._template.plain_inputs(text), self.module)), is_continued=True)
 
     def _prompt(self, inputs: dict[str, torch.Tensor], lead: str | None = None) -> Prompt:
         ids = inputs["input_ids"]
@@ -85,8 +90,8 @@ class HuggingFaceChat(CausalModel):
             lead=lead,
         )
 
-    def _inputs(self, conversation: Conversation) -> dict[str, torch.Tensor]:
-        return tensors(self._template.inputs(conversation), self.module)
+    def _inputs(self, conversation: Conversation, templating: Templating = AS_USUAL) -> dict[str, torch.Tensor]:
+        return tensors(self._template.inputs(conversation, templating), self.module)
 
     def _transcription_inputs(self, conversation: Conversation, language: str | None) -> dict[str, torch.Tensor]:
         (clip,) = clips_of(conversation)

@@ -63,6 +63,27 @@ async def test_the_shape_of_an_answer() -> None:
         Completion.model_validate_json(text, strict=True)
 
 
+@pytest.mark.parametrize("path", [COMPLETIONS, "/v1/chat/completions"])
+async def test_the_usage_so_far(path: str) -> None:
+    """In every chunk where asked for, of all choices together; it grows to what the last one tells."""
+    said = {"prompt": "#tokens=9"} if path == COMPLETIONS else {"messages": [{"role": "user", "content": "#tokens=9"}]}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"model": "fake", **said, "n": 2, "stream": True, "stream_options": options}
+    async with run_in_process() as server, server.http() as http:
+        *chunks, done, _ = (await http.post(path, json=body)).text.split("\n\n")
+        alone = await http.post(path, json={**body, "stream_options": {"continuous_usage_stats": True}})
+    assert done == "data: [DONE]"
+    usages = [json.loads(chunk.removeprefix("data: "))["usage"] for chunk in chunks]
+    counts = [usage["completion_tokens"] for usage in usages]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 9
+    assert usages[-1] == usages[-2]
+    assert counts[-1] == 2 * 9
+    assert {usage["prompt_tokens"] for usage in usages} == {usages[-1]["prompt_tokens"]}
+    assert alone.status_code == 400
+    assert alone.json()["error"]["param"] == "stream_options.continuous_usage_stats"
+
+
 def test_half_a_character_is_told_as_such() -> None:
     """And what is impossible is a number; text is counted as it was sent."""
     chunks = TextChunks(Reply("cmpl-x", 1, "m"), include_usage=False, logprobs=True)
