@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     requests_per_minute: PositiveInt | None = Field(
         None, description="requests that one key may send in a minute, to each API process; any number if unset"
     )
+    audio_seconds_per_minute: PositiveFloat | None = Field(
+        None,
+        description="seconds of audio that one key's answers may hear in a minute, of each API process; any if unset",
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         (), description="web pages that may ask from browsers, as https://example.org, separated by commas; *: all"
     )

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.limits import LIMITED
+
 METHODS = ("GET", "HEAD", "POST")
 READABLE = (
     *("x-request-id", "openai-processing-ms", "retry-after", "x-should-retry"),
-    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in LIMITED),
 )
 PREFLIGHT_AGE_S = 600
 

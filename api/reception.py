@@ -24,7 +24,7 @@ from api.auth import owner_of
 from api.boundary import ANSWER_HEADERS, ClientGone, while_connected
 from api.door import Door
 from api.intake import KeptAudio, RequestIntake
-from api.limits import RequestLimit
+from api.limits import AUDIO, REQUESTS, KeyLimit
 from api.pending import PendingTable
 from audio.room import Reservation, Room
 from audio.spool import Spool, SpoolFiles
@@ -137,7 +137,8 @@ class Reception:
         self._spool = spool
         self._room = Room(settings.queue_bytes // settings.api_servers, self._refusal)
         self._door = Door()
-        self._limit = RequestLimit(settings.requests_per_minute)
+        self._requests = KeyLimit(settings.requests_per_minute, REQUESTS)
+        self._audio = KeyLimit(settings.audio_seconds_per_minute, AUDIO)
         self._kept = KeptAudio(spool, settings.uuid_cache_mb * MB // settings.api_servers)
         self._threads = ThreadPoolExecutor(PARSE_THREADS, thread_name_prefix="parse")
 
@@ -168,10 +169,12 @@ class Reception:
         try:
             held.enter_context(self._door.enter())
             self._pending.check_room()  # a full server reads no bodies
-            self._limit.take(owner_of(request.scope, self._settings.keys), request.scope[ANSWER_HEADERS])
+            owner, headers = owner_of(request.scope, self._settings.keys), request.scope[ANSWER_HEADERS]
+            self._audio.check(owner, headers)
+            self._requests.take(owner, headers)
             accepted = await self._accept_until(deadline, accept, request, held)
             job = replace(accepted.job, deadline=deadline)
-            events = self._events(job, accepted.streams, held)
+            events = self._events(job, accepted.streams, owner, held)
             return await while_connected(request.receive, _answered(accepted, events))
         except BaseException:
             held.close()
@@ -196,11 +199,15 @@ class Reception:
         arrival.hold(accepted.job)
         return accepted
 
-    async def _events(self, job: Job, streams: bool, held: ExitStack) -> Events:
+    async def _events(self, job: Job, streams: bool, owner: str, held: ExitStack) -> Events:
         """Run the job. Its spool files and its reservation are gone when this generator is closed."""
+        heard_s = 0.0
         with held:
             async with aclosing(self._pending.submit(job, whole=not streams)) as events:
                 async for event in events:
+                    if event.usage is not None and not heard_s:  # the choices heard the same
+                        heard_s = event.usage.heard.seconds_received
+                        self._audio.count(owner, heard_s)
                     yield event
 
 

@@ -13,12 +13,13 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from api.limits import RequestLimit
+from api.limits import KeyLimit
 from config import VERSION, Settings
 from errors import RateLimited
 from tests.support.inprocess import openai_client, request, run_in_process
 from tests.support.servers import RunningServer
-from tests.support.speech import user
+from tests.support.speech import user, wav
+from tests.support.tiny_models import sweep
 
 CHAT = "/v1/chat/completions"
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +212,30 @@ async def test_a_key_over_its_limit() -> None:
             assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "1"
 
 
+async def test_a_key_that_has_heard_its_limit() -> None:
+    """Audio counts when it was heard, once for all choices; text goes on only when there is room again."""
+    async with run_in_process(api_keys="first,second", audio_seconds_per_minute=2) as server:
+        async with openai_client(server, api_key="first") as client:
+            for left in ("2", "0.5"):
+                raw = await client.chat.completions.with_raw_response.create(
+                    model="fake", messages=user(wav(sweep(1.5, 200, 900))), n=2
+                )
+                assert raw.headers["x-ratelimit-limit-audio-seconds"] == "2"
+                assert raw.headers["x-ratelimit-remaining-audio-seconds"] == left
+            with pytest.raises(openai.RateLimitError, match="2 audio seconds") as caught:
+                await client.chat.completions.create(model="fake", messages=user("hello"))
+            assert caught.value.code == "rate_limit_exceeded"
+            headers = caught.value.response.headers
+            assert 50 < int(headers["retry-after"]) <= 60
+            assert headers["x-ratelimit-remaining-audio-seconds"] == "0"
+            assert 50 < float(headers["x-ratelimit-reset-audio-seconds"].removesuffix("s")) <= 60
+        async with openai_client(server, api_key="second") as client:
+            for _ in range(3):
+                raw = await client.chat.completions.with_raw_response.create(model="fake", messages=user("hello"))
+                assert raw.headers["x-ratelimit-remaining-audio-seconds"] == "2"
+                assert raw.headers["x-ratelimit-reset-audio-seconds"] == "0.000s"
+
+
 async def test_without_a_limit_none_is_told() -> None:
     """No header speaks of what is not there."""
     async with run_in_process() as server, server.http() as http:
@@ -222,7 +247,7 @@ async def test_without_a_limit_none_is_told() -> None:
 def test_a_minute_moves_on() -> None:
     """In no minute more than the limit, wherever it begins; what was refused does not count."""
     now = [0.0]
-    limit = RequestLimit(2, clock=lambda: now[0])
+    limit = KeyLimit(2, "requests", clock=lambda: now[0])
 
     def asked(at: float) -> tuple[int | None, dict[str, str]]:
         """The seconds to wait, if any, and the headers."""
@@ -235,3 +260,23 @@ def test_a_minute_moves_on() -> None:
 
     assert [asked(at)[0] for at in (0, 30, 31, 59.5, 60, 61, 90, 90)] == [None, None, 29, 1, None, 29, None, 30]
     assert asked(151)[1]["x-ratelimit-reset-requests"] == "60.000s"
+
+
+def test_there_is_room_when_enough_is_forgotten() -> None:
+    """Not before, and not only when all is."""
+    now = [0.0]
+    limit = KeyLimit(10, "audio-seconds", clock=lambda: now[0])
+    for at, amount in ((0, 4), (10, 5), (20, 6)):
+        now[0] = at
+        limit.check("owner", {})
+        limit.count("owner", amount)
+    now[0] = 30
+    with pytest.raises(RateLimited) as caught:
+        limit.check("owner", {})
+    assert caught.value.retry_after_s == 40  # 11 of them are still too many at 60
+    limit.check("other", {})
+    headers: dict[str, str] = {}
+    now[0] = 70
+    limit.check("owner", headers)
+    assert headers["x-ratelimit-remaining-audio-seconds"] == "4"
+    assert headers["x-ratelimit-reset-audio-seconds"] == "10.000s"
