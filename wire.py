@@ -121,13 +121,28 @@ class Transcribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenize:
+    """The tokens of the prompt are wanted, and no answer to it. `special`: with those that the tokenizer puts around a
+    plain text."""
+
+    special: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """The text of these tokens is wanted."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request. `priority`: lower goes first, those of one priority in the order in which they came.
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
     the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
     text of its only message goes to the model as it is, and no chat template stands around it. `templating`: else, how
     it stands there. `task`: for models that have their own way to do it; to all others, the messages say it.
-    `tells_usage`: with each piece of the answer."""
+    `tells_usage`: with each piece of the answer. `tokens`: the model is not asked at all, only its tokenizer."""
 
     id: JobId
     messages: tuple[Message, ...]
@@ -142,6 +157,7 @@ class Job:
     templating: Templating = AS_USUAL
     task: Transcribe | None = None
     tells_usage: bool = False
+    tokens: Tokenize | Detokenize | None = None
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -273,10 +289,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens by their ids, and by their names. `max_model_len`: what the model takes, with its answer."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    max_model_len: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """One choice is complete. `labels`, for a `choice` with logprobs: each label and its probability. For a
     `Transcribe`: `segments`, of which some may have no text, and the `language` of the speech as an ISO 639 code, where
-    it is known."""
+    it is known. `tokens`: for a `Tokenize`."""
 
     job_id: JobId
     choice: int
@@ -285,6 +310,7 @@ class Finished:
     labels: tuple[tuple[str, float], ...] = ()
     segments: tuple[Segment, ...] = ()
     language: str | None = None
+    tokens: TokenCount | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
         raise BadRequest("`top_logprobs` goes with `logprobs`: true only.", "top_logprobs")
     check_top_logprobs(chat.top_logprobs, settings)
     check_structure(chat, settings)
-    check_templating(chat, _ends_in_answer(chat.messages[-1]), settings)
+    check_templating(chat, ends_in_answer(chat.messages[-1]), settings)
     check_stream_options(chat.stream_options, chat.stream)
     if "audio" in (chat.modalities or ()):
         raise BadRequest("`modalities`: this server answers with text only.", "modalities")
@@ -89,7 +89,7 @@ def check_messages(messages: Sequence[ChatMessage], settings: Settings, place: s
         raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", place)
 
 
-def _ends_in_answer(message: ChatMessage) -> bool:
+def ends_in_answer(message: ChatMessage) -> bool:
     """Whether it is a text of the assistant's that can be continued."""
     blocks = _blocks(message)
     text = blocks[-1].text if blocks and isinstance(blocks[-1], TextBlock) else message.content

@@ -57,7 +57,7 @@ class Endpoint(ModelEndpoint, Generic[Q]):
         body = await arrival.json()
         large = len(body) > INLINE_BYTES
         asked = await arrival.run(parse_as, self.form, body, large=large)
-        self._check_model(asked.model)
+        self.check_named(asked)
         self.check(asked, self._settings)
         job_id, max_bytes = self._pending.new_job_id(), self._settings.max_audio_bytes
         job = await arrival.run(self.build, asked, job_id, arrival.intake, max_bytes, large=large)
@@ -67,6 +67,10 @@ class Endpoint(ModelEndpoint, Generic[Q]):
     async def _answer(self, events: Events, answer: Answer) -> Response:
         """The response to a valid request, once its first event is here."""
         return await answer(await anext(events), events)
+
+    def check_named(self, asked: Q) -> None:
+        """Raises `ModelNotFound` for a request to another model."""
+        self._check_model(asked.model)
 
     @staticmethod
     @abstractmethod

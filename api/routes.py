@@ -24,6 +24,7 @@ from api.paths import PlainPath
 from api.pending import PendingTable
 from api.reception import Reception
 from api.responses import Responses
+from api.tokenization import DetokenizeEndpoint, TokenizeEndpoint
 from api.transcriptions import Transcriptions, Translations
 from audio.spool import Spool
 from config import VERSION, Settings
@@ -38,6 +39,8 @@ ENDPOINTS: dict[str, type[ModelEndpoint]] = {
     "/v1/responses": Responses,
     "/v1/audio/transcriptions": Transcriptions,
     "/v1/audio/translations": Translations,
+    "/tokenize": TokenizeEndpoint,
+    "/detokenize": DetokenizeEndpoint,
 }
 
 

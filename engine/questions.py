@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from engine.grammar import Grammar
 from engine.segments import window_segments
+from engine.tokens import Told, no_tokens
 from errors import BadRequest
 from models.base import Conversation, Question, TextModel, no_plain_text, refuse_templating
 from wire import Heard, Job, JobId, Sampling, Segment
@@ -45,6 +46,10 @@ class TextRequests:
         if job.structure is not None:
             raise _unsupported(job.structure.place)
         return None
+
+    def tokens(self, job: Job, conversation: Conversation, heard: Heard) -> Told:
+        """Raises `BadRequest`."""
+        raise no_tokens()
 
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> TextRequest:
         """The request of a job. Raises `BadRequest` for what the model, or a loop that is not ours, cannot do."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.grammar import Grammar, GrammarCompiler
 from engine.prompts import audio_keys, features
+from engine.tokens import Told, tokens_told
 from engine.vocabulary import Vocabulary
 from errors import BadRequest
 from models.base import CausalModel, Conversation, Prompt, refuse_overflow
@@ -71,6 +72,10 @@ class RequestBuilder:
         task, model = job.task, self._model
         prompts = model.transcribe(conversation, task) if task else model.prepare_by(conversation, job.templating)
         return self.build(job, prompts, grammar, heard)
+
+    def tokens(self, job: Job, conversation: Conversation, heard: Heard) -> Told:
+        """The answer to a job that asks for no more than tokens, as `prepare` gets it. Raises `BadRequest`."""
+        return tokens_told(self._model, job, conversation, heard)
 
     def build(
         self,

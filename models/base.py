@@ -175,6 +175,7 @@ class CausalModel(ABC):
     tokenizer: Tokenizer
     module: torch.nn.Module
     end_ids: frozenset[int]  # a token of these ends the answer
+    max_model_len: int | None = None  # tokens of the decoder, prompt and answer together, where it is known
     placeholder_ids: tuple[int, ...] = ()  # what stands for audio in a prompt; never sampled, never biased
     banned_ids: tuple[int, ...] = ()  # never sampled either
     banned_first_ids: tuple[int, ...] = ()  # not as an answer's first token

@@ -54,6 +54,8 @@ class Opening:
 class HuggingFaceAsr(CausalModel):
     """Any `ForSpeechSeq2Seq` model of transformers."""
 
+    max_model_len: int
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._local = threading.local()
@@ -75,7 +77,7 @@ class HuggingFaceAsr(CausalModel):
         self.timestamp_ids = self._timestamps()
         self.banned_ids = (*(config.suppress_tokens or ()), *self.timestamp_ids)
         self.banned_first_ids = tuple(config.begin_suppress_tokens or ())
-        self._window = window_of(module.config)
+        self.max_model_len = window_of(module.config)
         self._samples_per_token = self._encoder_hop()
         self._no_speech_id = self._id(*NO_SPEECH_TOKENS)
         self._previous_id = self._id("<|startofprev|>")
@@ -169,7 +171,7 @@ class HuggingFaceAsr(CausalModel):
 
     def _context(self, task: Transcribe) -> tuple[int, ...]:
         assert self._previous_id is not None, "asked before"
-        return context_ids(self.tokenizer, task.prompt, self._previous_id, self._window)
+        return context_ids(self.tokenizer, task.prompt, self._previous_id, self.max_model_len)
 
     def _prompt(self, window: Waveform, lead: str, opening: Opening) -> Prompt:
         inputs = tensors(self._features(window, opening.options), self.module)
@@ -181,7 +183,7 @@ class HuggingFaceAsr(CausalModel):
             inputs=inputs,
             num_tokens=num_tokens + audio_tokens,
             num_audio_tokens=audio_tokens,
-            max_new_tokens=self._window - num_tokens,
+            max_new_tokens=self.max_model_len - num_tokens,
             lead=lead,
             follow_up=partial(_language_prompt, opening.following) if opening.following else None,
             num_following=num_following,

@@ -35,6 +35,8 @@ Waveform = npt.NDArray[np.float32]
 class HuggingFaceChat(CausalModel):
     """Any causal language model of transformers with a chat template, and a processor for audio if it hears."""
 
+    max_model_len: int
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
@@ -51,7 +53,7 @@ class HuggingFaceChat(CausalModel):
         self.banned_first_ids = tuple(module.generation_config.begin_suppress_tokens or ())
         self.defaults = defaults_of(module.generation_config)
         self._audio_ids = torch.tensor(audio_ids)
-        self._window = window_of(module.config)
+        self.max_model_len = window_of(module.config)
         self.capabilities = self._measured()
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
@@ -86,7 +88,7 @@ class HuggingFaceChat(CausalModel):
             inputs=inputs,
             num_tokens=ids.shape[1],
             num_audio_tokens=int(torch.isin(ids, self._audio_ids).sum()),
-            max_new_tokens=self._window - ids.shape[1],
+            max_new_tokens=self.max_model_len - ids.shape[1],
             lead=lead,
         )
 

@@ -53,6 +53,7 @@ class Whisper(CausalModel):
         long_audio="chunk",
         batching="continuous",
     )
+    max_model_len = MAX_POSITIONS
 
     def __init__(self, directory: Path, sha256: str | None = None) -> None:
         self._directory = directory

@@ -139,7 +139,11 @@ class WorkerBody:
             log.exception("preparing %s failed", job.id)
             self._fail(job.id, InternalError("The server failed to prepare this request."))
         else:
-            if not live.cancelled:
+            if live.cancelled:
+                return
+            if isinstance(request, Sequence):
+                self._deliver(request)
+            else:
                 self._inbox.put(request)
 
     def _cancel(self, job_id: JobId) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from engine.engine import EngineEvent
 from engine.grammar import Grammar
+from engine.tokens import Told
 from errors import BadRequest, DeadlineExceeded, EardrumError, InternalError
 from models.base import Clip, Conversation, Turn, clips_of
 from wire import NOTHING_HEARD, Batching, Delta, Failed, Finished, FinishReason, Heard, Job, JobId, Sampling
@@ -130,6 +131,12 @@ class CascadeRequests:
         if not requests:
             return self._llm.prepare(job, conversation, heard, grammar)
         return CascadeRequest(job, _without_audio(conversation), heard, grammar, requests)
+
+    def tokens(self, job: Job, conversation: Conversation, heard: Heard) -> Told:
+        """The LLM's. Raises `BadRequest` where it would have to be heard first what the prompt is."""
+        if clips_of(conversation):
+            raise BadRequest("The tokens of audio are known only when it was heard. Send text.", "messages")
+        return self._llm.tokens(job, conversation, heard)
 
     def _clip_request(self, job: Job, index: int, clip: Clip) -> Request:
         clip_id = ClipId(job.id.api_server, job.id.key, index)

@@ -24,6 +24,7 @@ from config import Settings
 from wire import Capabilities, Job, JobEvent, JobId
 
 if TYPE_CHECKING:
+    from engine.tokens import Told
     from worker.prepare import Preparer
     from worker.serving import AnyEngine, Request
 
@@ -66,7 +67,7 @@ class AudioChatAPI(ls.LitAPI):
         """The private directory of this server run."""
         return self._spool.directory
 
-    async def decode_request(self, request: Job) -> Request:
+    async def decode_request(self, request: Job) -> Request | Told:
         return await self.preparer.prepare(request)
 
     @property

@@ -18,6 +18,7 @@ from audio.source import AudioSource
 from audio.spool import Spool
 from config import MB, Settings
 from engine.grammar import Grammar
+from engine.tokens import Told
 from errors import BadRequest, Overloaded
 from models.base import Clip, Conversation, Turn
 from wire import Capabilities, Heard, Job, JobId, TextPart
@@ -58,8 +59,9 @@ class Preparer:
         self._requests = requests
         self._capabilities = capabilities
 
-    async def prepare(self, job: Job) -> Request:
-        """Raises `EardrumError` for what the client got wrong. Cancelling stops fetches and decoding.
+    async def prepare(self, job: Job) -> Request | Told:
+        """A request for the engine; or the whole answer, where it takes no model. Raises `EardrumError` for what the
+        client got wrong. Cancelling stops fetches and decoding.
 
         The job holds its seconds of audio until `forget`, and waits here while those before it hold too many.
         """
@@ -116,14 +118,14 @@ class Preparer:
                 place,
             )
 
-    def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
+    def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request | Told:
         self._running[job.id] = time.monotonic()
         try:
             return self._made(job, waveforms, grammar)
         finally:
             del self._running[job.id]
 
-    def _made(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request:
+    def _made(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request | Told:
         policy = job.long_audio or self._settings.long_audio or self._capabilities.long_audio
         clips = [
             fitted(waveform, part.place, policy, self._capabilities)
@@ -132,7 +134,10 @@ class Preparer:
         rate = self._capabilities.sampling_rate
         ends = tuple(accumulate(len(window) / rate for clip in clips for window in clip.windows))
         heard = Heard(len(clips), sum(map(len, waveforms)) / rate, ends[-1] if ends else 0.0, ends if job.task else ())
-        return self._requests.prepare(job, _conversation(job, clips), heard, grammar)
+        conversation = _conversation(job, clips)
+        if job.tokens is not None:
+            return self._requests.tokens(job, conversation, heard)
+        return self._requests.prepare(job, conversation, heard, grammar)
 
 
 def _fetch_rules(settings: Settings) -> FetchRules:

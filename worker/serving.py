@@ -19,6 +19,7 @@ from engine.batching import BatchEngine
 from engine.engine import Engine, EngineEvent
 from engine.grammar import Grammar
 from engine.rows import EngineOptions
+from engine.tokens import Told
 from models import registry
 from models.base import CausalModel, Conversation, TextModel
 from models.cards import as_card_says, read_card
@@ -42,6 +43,9 @@ class Requests(Protocol):
 
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> Request:
         """The request of a job, whose messages and audio are `conversation`. Raises `BadRequest`."""
+
+    def tokens(self, job: Job, conversation: Conversation, heard: Heard) -> Told:
+        """The answer to a job that asks for no more than tokens, as `prepare` gets it. Raises `BadRequest`."""
 
 
 class AnyEngine(Protocol):
