@@ -75,7 +75,7 @@ _BLOCKS = {"text": TextBlock, "refusal": RefusalBlock, "audio_url": AudioUrlBloc
 
 def _block_tag(block: Any) -> str | None:
     kind = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
-    return f"<{kind}>" if kind in _BLOCKS else None
+    return f"<{kind}>" if isinstance(kind, str) and kind in _BLOCKS else None
 
 
 Block = Annotated[
@@ -156,8 +156,8 @@ class NotSupported(Form):
     skip_special_tokens: AlwaysOn = None
 
 
-ObjectSchema = Annotated[str, BeforeValidator(_object_text)]
-TextSchema = Annotated[str, BeforeValidator(_schema_text)]
+ObjectSchema = Annotated[str, BeforeValidator(_object_text, json_schema_input_type=dict[str, Any])]
+TextSchema = Annotated[str, BeforeValidator(_schema_text, json_schema_input_type=dict[str, Any] | str)]
 Nonempty = Annotated[str, Field(min_length=1)]
 Labels = Annotated[list[Nonempty], Field(min_length=1), AfterValidator(_distinct)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag
 
@@ -45,7 +45,7 @@ class CompletionRequest(Question, SamplingFields, StructureFields, NotSupported)
     max_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0)
-    best_of: Literal[1] | None = None
+    best_of: int | None = Field(None, ge=1, le=1)
     suffix: Unsupported = None
 
     @property

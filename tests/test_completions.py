@@ -159,6 +159,7 @@ def job_of(**fields: object) -> Job:
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 9}, "n"),
         ({"best_of": 2}, "best_of"),
+        ({"best_of": True}, "best_of"),
         ({"suffix": "x"}, "suffix"),
         ({"echo": True}, "echo"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),

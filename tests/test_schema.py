@@ -75,6 +75,7 @@ def content(*blocks: object) -> bytes:
         (body(messages=[{"content": "x"}]), "messages[0].role"),
         (body(messages=[{"role": "zzz", "content": "x"}]), "messages[0].role"),
         (body(messages=[{"role": "user", "content": 5}]), "messages[0].content"),
+        (body(messages=[{"role": "user", "content": [{"type": ["text"]}]}]), "messages[0].content[0]"),
         (body(stream="yes"), "stream"),
         (body(n=0), "n"),
         (body(n="2"), "n"),
