@@ -15,7 +15,9 @@ from errors import InvalidApiKey
 
 
 class KeyCheck:
-    """ASGI middleware: lets probes and preflights pass, and everything else with a key. Without keys, everything."""
+    """ASGI middleware: lets probes, preflights and the documentation pass, and everything else with a key.
+
+    Without keys, everything."""
 
     def __init__(self, app: ASGIApp, keys: Iterable[SecretStr]) -> None:
         self._app = app
@@ -29,7 +31,7 @@ class KeyCheck:
         await self._app(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        if not self._digests or scope["method"] == "OPTIONS" or scope["path"] in PROBES:
+        if not self._digests or scope["method"] == "OPTIONS" or _is_open(scope["path"]):
             return True
         key = _key(scope)
         return key is not None and self._is_known(key)
@@ -39,6 +41,10 @@ class KeyCheck:
         digest = _digest(key)
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return any(matches)
+
+
+def _is_open(path: str) -> bool:
+    return path in PROBES or path == "/openapi.json"
 
 
 def owner_of(scope: Scope, keys: Collection[SecretStr]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from errors import BadRequest
@@ -44,8 +44,8 @@ def _refuse_false(value: Any) -> None:
         raise PydanticCustomError("unsupported", "This is not supported here; leave it out")
 
 
-Unsupported = Annotated[Any, AfterValidator(_refuse)]
-AlwaysOn = Annotated[Any, AfterValidator(_refuse_false)]
+Unsupported = Annotated[Any, AfterValidator(_refuse), WithJsonSchema({"enum": [None, False, [], {}]})]
+AlwaysOn = Annotated[Any, AfterValidator(_refuse_false), WithJsonSchema({"enum": [None, True]})]
 
 
 def parse_as(form: type[F], body: bytes) -> F:

@@ -19,6 +19,7 @@ from api.boundary import RequestBoundary
 from api.browsers import cors_options
 from api.chat_completions import ChatCompletions
 from api.completions import Completions
+from api.documentation import Documentation
 from api.endpoint import ModelEndpoint
 from api.paths import PlainPath
 from api.pending import PendingTable
@@ -48,6 +49,7 @@ def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool)
     """Put endpoints, error answers and middlewares on `app`."""
     api = Api(settings, pending, spool)
     app.include_router(api.router())
+    app.include_router(Documentation(settings).router(READ))
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_middleware(KeyCheck, keys=settings.keys)
     app.add_middleware(PlainPath)
