@@ -44,7 +44,7 @@ class KeyCheck:
 
 
 def _is_open(path: str) -> bool:
-    return path in PROBES or path == "/openapi.json"
+    return path in PROBES or path in ("/openapi.json", "/docs") or path.startswith("/docs/")
 
 
 def owner_of(scope: Scope, keys: Collection[SecretStr]) -> str:
