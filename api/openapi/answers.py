@@ -98,7 +98,8 @@ class ChatChunkChoice(BaseModel):
 
 
 class ChatCompletionChunk(BaseModel):
-    """`usage` is there with `stream_options.include_usage`: null but in the last chunk, which has no choices."""
+    """`usage` is there with `stream_options.include_usage`: null but in the last chunk, which has no choices; with
+    `continuous_usage_stats` too, each chunk tells the usage so far."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -150,6 +151,23 @@ class TextCompletionChunk(BaseModel):
     model: str
     choices: list[TextPiece]
     usage: Usage | None = None
+
+
+# -------------------------------------------------------------------------------------------------------------- tokens
+
+
+class Tokens(BaseModel):
+    """`max_model_len`: the tokens that the model takes, with its answer, where it is known. `token_strs` where asked
+    for."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizedText(BaseModel):
+    prompt: str
 
 
 # ------------------------------------------------------------------------------------------------------ audio

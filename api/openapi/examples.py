@@ -131,6 +131,15 @@ RESPONSE_EVENT: Json = {
     "delta": "And so",
     "logprobs": [],
 }
+TOKENIZE_REQUEST: Json = {"model": NAME, "prompt": "Once upon a time", "return_token_strs": True}
+TOKENS: Json = {
+    "count": 4,
+    "max_model_len": 32768,
+    "tokens": [12522, 5193, 264, 882],
+    "token_strs": ["Once", "Ġupon", "Ġa", "Ġtime"],
+}
+DETOKENIZE_REQUEST: Json = {"model": NAME, "tokens": [12522, 5193, 264, 882]}
+DETOKENIZED: Json = {"prompt": "Once upon a time"}
 TRANSCRIPTION_FORM: Json = {"model": NAME, "file": "speech.ogg", "response_format": "json"}
 TRANSCRIPTION_REQUEST: Json = {"model": NAME, "input_audio": {"data": "T2dnUwAC...", "format": "ogg"}}
 TRANSCRIPTION: Json = {"text": _SAID, "usage": _TOKENS}

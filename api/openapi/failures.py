@@ -62,6 +62,9 @@ HEADERS: dict[str, str] = {
     "x-ratelimit-limit-requests": "Requests that the key may send in a minute; where the server limits them.",
     "x-ratelimit-remaining-requests": "How many of them are left.",
     "x-ratelimit-reset-requests": "When all of them are there again, such as `12.500s`.",
+    "x-ratelimit-limit-audio-seconds": "Seconds of audio that the key may have heard in a minute, if limited.",
+    "x-ratelimit-remaining-audio-seconds": "How many of them are left.",
+    "x-ratelimit-reset-audio-seconds": "When all of them are there again, such as `12.500s`.",
 }
 ALWAYS = ("x-request-id", "openai-processing-ms")
 OF_A_KEY = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))

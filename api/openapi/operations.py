@@ -15,6 +15,7 @@ from api.openapi.failures import OF_A_KEY
 from api.responses_schema import ResponsesRequest
 from api.schema import ChatRequest
 from api.text_completions import CompletionRequest
+from api.tokenization import DetokenizeRequest, TokenizeRequest
 from api.transcription_request import TranscriptionRequest
 from config import VERSION
 
@@ -145,6 +146,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("post", "/v1/audio/transcriptions"): _hears("Write down what is said"),
     ("post", "/v1/audio/translations"): _hears("Write down what is said, in English"),
+    ("post", "/tokenize"): _asks(
+        "The tokens of a text, or of messages by the chat template",
+        _json(TokenizeRequest, examples.TOKENIZE_REQUEST),
+        _json(answers.Tokens, examples.TOKENS),
+        tag="Tokens",
+    ),
+    ("post", "/detokenize"): _asks(
+        "The text of tokens",
+        _json(DetokenizeRequest, examples.DETOKENIZE_REQUEST),
+        _json(answers.DetokenizedText, examples.DETOKENIZED),
+        tag="Tokens",
+    ),
     ("get", "/v1/models"): _tells(
         "The served model, under each of its names", answers.ModelList, examples.MODELS, "Models", 401
     ),

@@ -18,6 +18,12 @@ FIELDS = {
     "stream": "Answer in server-sent events.",
     "stream_options": "With `stream` only.",
     "include_usage": "A last chunk tells the usage.",
+    "continuous_usage_stats": "Each chunk tells the usage so far; with `include_usage` only.",
+    "continue_final_message": "The last message is the assistant's, and the answer goes on where it ends.",
+    "add_generation_prompt": "Whether the chat template opens the assistant's turn; true where nothing is said.",
+    "chat_template_kwargs": "Variables of the chat template.",
+    "add_special_tokens": "Those that the tokenizer puts around a `prompt`; true where nothing is said.",
+    "return_token_strs": "Tell the tokens' names, too.",
     "max_tokens": "Most tokens of the answer.",
     "max_completion_tokens": "The same; it goes before `max_tokens`.",
     "max_output_tokens": "Most tokens of the answer.",
@@ -85,6 +91,7 @@ def mend(schemas: Json, settings: Settings) -> None:
         _bound(schemas[name]["properties"], settings)
         _sort(schemas[name])
     _name_models(schemas, settings)
+    _allow_variables(schemas, settings)
 
 
 _STRATEGY: Json = {
@@ -169,6 +176,14 @@ def _sort(schema: Json) -> None:
         return 2 if is_refused(inner) else 0 if name in schema["required"] else 1
 
     schema["properties"] = dict(sorted(schema["properties"].items(), key=rank))
+
+
+def _allow_variables(schemas: Json, settings: Settings) -> None:
+    """The variables of the chat template that this server takes."""
+    for name in ("ChatRequest", "TokenizeRequest"):
+        for schema in _members(schemas[name]["properties"]["chat_template_kwargs"]):
+            if schema.get("type") == "object":
+                schema["propertyNames"] = {"enum": list(settings.allow_template_kwargs)}
 
 
 def _name_models(schemas: Json, settings: Settings) -> None:
