@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         (), description="web pages that may ask from browsers, as https://example.org, separated by commas; *: all"
     )
+    playground: bool = Field(True, description="the page at / for trying the model in a browser")
 
     # Chats.
     allow_template_kwargs: Annotated[tuple[TemplateVariable, ...], NoDecode] = Field(

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from api.openapi.document import render
 from config import Settings
 
+DOCUMENTATION = frozenset({"/openapi.json", "/docs"})
 STATIC = Path(__file__).parent / "static"
 PAGE_HEADERS = {
     # Nothing from elsewhere, no inline scripts. Swagger UI's icons are data: images in its style sheet.

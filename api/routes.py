@@ -15,14 +15,15 @@ from starlette.responses import Response
 
 from api.answers import Json
 from api.auth import KeyCheck
-from api.boundary import RequestBoundary
+from api.boundary import PROBES, RequestBoundary
 from api.browsers import cors_options
 from api.chat_completions import ChatCompletions
 from api.completions import Completions
-from api.documentation import Documentation
+from api.documentation import DOCUMENTATION, Documentation
 from api.endpoint import ModelEndpoint
 from api.paths import PlainPath
 from api.pending import PendingTable
+from api.playground import read_pages, router_of
 from api.reception import Reception
 from api.responses import Responses
 from api.tokenization import DetokenizeEndpoint, TokenizeEndpoint
@@ -48,10 +49,12 @@ ENDPOINTS: dict[str, type[ModelEndpoint]] = {
 def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool) -> Api:
     """Put endpoints, error answers and middlewares on `app`."""
     api = Api(settings, pending, spool)
+    pages = read_pages() if settings.playground else {}
     app.include_router(api.router())
     app.include_router(Documentation(settings).router(READ))
+    app.include_router(router_of(pages))
     app.add_exception_handler(HTTPException, _framework_error)
-    app.add_middleware(KeyCheck, keys=settings.keys)
+    app.add_middleware(KeyCheck, keys=settings.keys, open_paths=PROBES | DOCUMENTATION | pages.keys())
     app.add_middleware(PlainPath)
     app.add_middleware(RequestBoundary)
     if settings.cors_origins:  # around the boundary: a page may read errors, too

@@ -1,0 +1,47 @@
+// The dialog with code to copy.
+
+import { announce, byId, tabs } from "./dom.js";
+
+const LANGUAGES = ["curl", "python", "javascript"];
+let shown = null;
+let language = "curl";
+
+export function prepareCode() {
+  const dialog = byId("code");
+  tabs(dialog.querySelector("[role=tablist]"), (id) => {
+    language = LANGUAGES.find((each) => id === `code-${each}`);
+    byId("code-panel").setAttribute("aria-labelledby", id);
+    show();
+  });
+  byId("code-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
+  byId("code-copy").addEventListener("click", copy);
+}
+
+/** `snippets`: the code for each language. */
+export function showCode(snippets) {
+  shown = snippets;
+  show();
+  byId("code").showModal();
+}
+
+function show() {
+  byId("code-text").textContent = shown[language];
+  byId("code-hint").textContent = shown[language].includes("OPENAI_API_KEY") || (language !== "curl" && !shown[language].includes("none"))
+    ? "Reads audio from the current directory, and the key from OPENAI_API_KEY."
+    : "Reads audio from the current directory.";
+  named("Copy");
+}
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText(shown[language]);
+    named("Copied");
+    announce("Copied");
+  } catch {
+    getSelection().selectAllChildren(byId("code-text")); // no clipboard on a plain http page: theirs to press Ctrl-C
+    named("Selected");
+  }
+}
+
+const named = (word) => (byId("code-copy").querySelector("span").textContent = word);
