@@ -1,0 +1,3 @@
+"""`python/` is for another environment, and run by `make test-clients`."""
+
+collect_ignore = ["python"]
