@@ -130,13 +130,22 @@ def open_spool(parent: Path | None, room_bytes: int) -> Iterator[Spool]:
     """
     parent = parent or _default_parent(room_bytes)
     sweep(parent)
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-    lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    directory, lock = _locked_directory(parent)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield Spool(directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_directory(parent: Path) -> tuple[Path, int]:
+    """A new directory and its lock, held. One that another start swept away before it was locked is made again."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+        lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return directory, lock
         os.close(lock)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import subprocess
 import sys
 from contextlib import closing
@@ -49,6 +50,25 @@ def test_a_start_sweeps_the_directories_of_dead_servers_only(tmp_path: Path) -> 
         assert not left.exists()
         sweep(tmp_path)
         assert alive.directory.exists()
+
+
+def test_two_starts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One looks for dead directories when the other has made its own, and not locked it yet."""
+    lock, swept = fcntl.flock, []
+
+    def sweep_first(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not swept:
+            swept.extend(tmp_path.iterdir())
+            sweep(tmp_path)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with open_spool(tmp_path, 0) as spool, closing(spool.files()) as files:
+        assert not swept[0].exists()
+        assert Path(files.write(b"audio")).read_bytes() == b"audio"
+        sweep(tmp_path)
+        assert spool.directory.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
