@@ -21,9 +21,11 @@ $(INSTALLED): $(REQUIREMENTS)
 serve: install
 	$(BIN)/python server.py $(ARGS)
 
-# make test ARGS="tests/test_text.py -k stop"
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+
+# All tests in two processes, chosen ones in one: make test ARGS="tests/test_text.py -k stop"
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),$(SIDE_BY_SIDE))
 
 check: install
 	$(BIN)/ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import psutil
 from openai import AsyncOpenAI, OpenAI
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST_PORT, END_OF_PORTS = 20_000, 32_768
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 
@@ -64,9 +66,15 @@ class RunningServer:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that stays free until a server has bound it: below those that the kernel deals out, and of every two the one
+    that is this process's, where tests run side by side."""
+    lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    lanes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = random.randrange(FIRST_PORT + lane, END_OF_PORTS, lanes)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
