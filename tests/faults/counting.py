@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import openai
 
-from tests.support.speech import user
+from tests.support.speech import input_audio, user
 
 LIMIT_S = 40.0  # nobody waits longer
 
@@ -64,6 +64,11 @@ class Asked:
 
 def ask(client: openai.AsyncOpenAI, text: str, stream: bool = False, **options: object) -> Asked:
     return Asked(client, text, stream, **options)
+
+
+def ask_about_audio(client: openai.AsyncOpenAI, text: str, stream: bool = False, **options: object) -> Asked:
+    """With a clip, which `Processes.accepted` sees."""
+    return ask(client, "", stream, messages=user(input_audio("cv-en-no.mp3"), text), **options)
 
 
 def ask_many(client: openai.AsyncOpenAI, texts: Iterable[str], stream: bool = False) -> list[Asked]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 
+from tests.faults.counting import Asked
 from tests.support.servers import RunningServer, run_server
 from tests.support.waiting import until
 
@@ -69,6 +70,17 @@ class Processes:
     def spooled(self) -> list[str]:
         """The files of audio that are there now."""
         return [path.name for path in self._spool.glob("*/*.audio")]
+
+    async def accepted(self, asked: Sequence[Asked]) -> None:
+        """Waits until each of these requests, which have a clip of their own, is inside: the only API process has put
+        it into the spool, where it stays until the request's end."""
+        mine = f"{self.api.pid}-"
+
+        def inside() -> int:
+            ended = sum(each.task.done() for each in asked)
+            return ended + sum(name.startswith(mine) for name in self.spooled())
+
+        await until(lambda: inside() >= len(asked))
 
 
 def _command(process: psutil.Process) -> list[str]:

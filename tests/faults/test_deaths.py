@@ -12,10 +12,10 @@ import openai
 import psutil
 import pytest
 
-from tests.faults.counting import ask, ask_many, begun, tally
+from tests.faults.counting import ask, ask_about_audio, ask_many, begun, tally
 from tests.faults.processes import Processes, last_line, run_counted, status
 from tests.support.servers import RunningServer, still_running
-from tests.support.speech import input_audio, user
+from tests.support.speech import user
 from tests.support.waiting import until
 
 SLOW = "#tokens=80 #delay=0.02"
@@ -42,8 +42,8 @@ async def test_a_killed_worker_ends_its_begun_streams_and_nothing_else(two_worke
         streams = ask_many(client, [LONG] * 8, stream=True)
         await until(lambda: sum(stream.begun.is_set() for stream in streams) >= 7)  # one may wait for a row
         waiting = ask_many(client, [f"#say=number_{i}" for i in range(12)])
-        waiting += [ask(client, "#say=streamed", stream=True)]
-        await asyncio.sleep(0.2)  # so that they are with both workers
+        waiting += [ask_about_audio(client, "#say=streamed", stream=True)]
+        await processes.accepted(waiting[-1:])
         killed_at = time.monotonic()
         victim.kill()
         ended = await tally(streams)
@@ -62,12 +62,13 @@ async def test_a_collected_answer_is_run_again_even_from_its_middle(two_workers:
     server, processes = two_workers
     workers = await processes.workers_ready(2)
     async with server.async_client() as client:
-        audio = user(input_audio("cv-en-no.mp3"), "#tokens=60 #delay=0.02")
-        asked = [ask(client, "", messages=audio) for _ in range(6)]
+        asked = [ask_about_audio(client, SLOW) for _ in range(5)]
         asked += [ask(client, SLOW, n=2)]
-        await asyncio.sleep(0.6)
+        last = ask_about_audio(client, SLOW, stream=True)  # so that all eight rows are in use
+        await until(lambda: len(last.outcome.text) >= 20)
         workers[0].kill()
-        assert await tally(asked) == {"ok": 7}
+        assert await tally(asked) == {"ok": 6}
+        await tally([last])
     assert processes.spooled() == []
 
 
@@ -123,8 +124,8 @@ async def test_a_lone_worker_is_waited_for() -> None:
         async with server.async_client() as client, server.async_client(max_retries=9) as patient:
             stream = ask(client, SLOW, stream=True)
             await begun([stream])
-            waiting = ask_many(client, [f"{SLOW} {i}" for i in range(5)])
-            await asyncio.sleep(0.2)
+            waiting = [ask_about_audio(client, f"{SLOW} {i}") for i in range(5)]
+            await processes.accepted(waiting)
             worker.kill()
             await stream.task
             refused = await ask(client, "hello").task

@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.faults.counting import ask, ask_many, begun, tally
+from tests.faults.counting import ask, ask_about_audio, ask_many, begun, tally
 from tests.faults.processes import becomes_ready, run_counted, status
 from tests.support.servers import RunningServer, run_server, still_running
 
-SLOW = "#tokens=60 #delay=0.03"
+SLOW = "#tokens=100 #delay=0.03"
 
 
 async def ended(server: RunningServer, within_s: float) -> int:
@@ -33,8 +35,8 @@ async def test_what_was_accepted_is_finished(number: int, to: str) -> None:
         async with server.async_client() as client:
             accepted = ask_many(client, [SLOW] * 2, stream=True)
             await begun(accepted)
-            accepted += ask_many(client, [f"#tokens=9 {i}" for i in range(8)])
-            await asyncio.sleep(0.2)
+            queued = [ask_about_audio(client, f"#tokens=9 {i}") for i in range(8)]
+            await processes.accepted(queued)
             if to == "main":
                 server.process.send_signal(number)
             else:
@@ -43,7 +45,7 @@ async def test_what_was_accepted_is_finished(number: int, to: str) -> None:
             assert [await status(server, path) for path in ("/ready", "/live")] == [503, 200]
             refused = await ask(client, "too late").task
             assert (refused.status, refused.code) == (503, "draining")
-            assert await tally(accepted) == {"ok": 10}
+            assert await tally(accepted, queued) == {"ok": 10}
         assert await ended(server, 10) == 0
         assert still_running(all_of_it) == []
         assert await status(server, "/live") is None
@@ -54,50 +56,51 @@ async def test_what_was_accepted_is_finished(number: int, to: str) -> None:
 
 async def test_a_worker_that_dies_meanwhile_is_started_anew() -> None:
     """What it had accepted is still owed."""
-    with run_counted() as (server, processes), server.http():
+    with run_counted() as (server, processes):
         (worker,) = processes.workers()
         async with server.async_client() as client:
-            accepted = ask_many(client, [f"{SLOW} {i}" for i in range(3)])
-            await asyncio.sleep(0.3)
+            accepted = [ask_about_audio(client, f"{SLOW} {i}") for i in range(3)]
+            await processes.accepted(accepted)
             server.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
+            await becomes_ready(server, False)
             worker.kill()
             assert await tally(accepted) == {"ok": 3}
         assert await ended(server, 10) == 0
 
 
 async def test_who_takes_too_long_is_told() -> None:
-    """After `--drain-timeout` a stream ends with an error and a waiting request with a 503; the status is still 0."""
-    with run_counted("--drain-timeout", "1") as (server, _):
-        async with server.async_client() as client:
+    """After `--drain-timeout` a stream ends with an error, and a waiting request and an upload that had begun with a
+    503; the status is still 0."""
+    with run_counted("--drain-timeout", "1") as (server, processes):
+        async with server.async_client() as client, half_an_upload(server) as upload:
             endless = "#tokens=100000 #delay=0.02"
-            stream, waiting = ask(client, endless, stream=True), ask(client, endless)
+            stream, waiting = ask(client, endless, stream=True), ask_about_audio(client, endless)
             await begun([stream])
+            await processes.accepted([waiting])
             told_at = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                head, _, body = (await upload.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert json.loads(body)["error"]["code"] == "draining"
             assert await tally([stream, waiting]) == {"draining": 2}
             assert waiting.outcome.status == 503
         assert await ended(server, 10) == 0
         assert time.monotonic() - told_at < 5
-
-
-async def test_an_upload_that_takes_too_long_is_told() -> None:
-    """It had begun before the server was told to end, and is not there when that ends."""
-    with run_counted("--drain-timeout", "1") as (server, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        writer.write(b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
-        assert (await reader.readline()).startswith(b"HTTP/1.1 100 "), "it is inside"
-        await reader.readline()
-        writer.write(b"{")
-        server.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert json.loads(body)["error"]["code"] == "draining"
-        assert await ended(server, 10) == 0
         assert "completing response" not in server.log.read_text()
-        writer.close()
+
+
+@asynccontextmanager
+async def half_an_upload(server: RunningServer) -> AsyncIterator[asyncio.StreamReader]:
+    """A request that is inside, and whose body never comes to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+    writer.write(b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 100 "), "it is inside"
+    await reader.readline()
+    writer.write(b"{")
+    yield reader
+    writer.close()
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:

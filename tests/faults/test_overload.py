@@ -6,12 +6,15 @@ import asyncio
 import json
 import socket
 from collections import Counter
+from collections.abc import Iterator
 
 import httpx
+import pytest
 
 from tests.faults.counting import ask, begun, tally
 from tests.faults.processes import run_counted
 from tests.support.inprocess import run_in_process
+from tests.support.servers import RunningServer
 from tests.support.speech import input_audio, user
 from wire import Job, Message, Sampling, TextPart
 
@@ -64,26 +67,56 @@ async def test_who_was_accepted_keeps_his_place() -> None:
     assert ended == list(range(40))
 
 
-async def test_a_client_that_does_not_read_loses_its_row() -> None:
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[RunningServer]:
+    """It has one row, and waits a second for a client."""
+    with run_counted("--max-rows", "1", "--send-timeout", "1", "--receive-timeout", "1") as (server, _):
+        yield server
+
+
+HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+async def test_a_client_that_does_not_read_loses_its_row(impatient: RunningServer) -> None:
     """Its stream is larger than all buffers on the way; the only row is free for the next one, and its connection
     breaks off."""
-    with run_counted("--max-rows", "1", "--send-timeout", "1") as (server, _):
-        body = json.dumps({"model": "fake", "messages": user("#tokens=100000"), "stream": True}).encode()
-        head = (
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        with socket.socket() as raw:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            raw.connect(("127.0.0.1", server.port))
-            raw.sendall(head.encode() + body)
-            assert raw.recv(12) == b"HTTP/1.1 200"
-            async with server.async_client() as client:
-                assert await tally([ask(client, "hello")]) == {"ok": 1}
-            raw.settimeout(10)
-            received = b""
-            while more := await asyncio.to_thread(raw.recv, MB):
-                received += more
-            assert b"[DONE]" not in received
+    body = json.dumps({"model": "fake", "messages": user("#tokens=100000"), "stream": True}).encode()
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", impatient.port))
+        raw.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert raw.recv(12) == b"HTTP/1.1 200"
+        async with impatient.async_client() as client:
+            assert await tally([ask(client, "hello")]) == {"ok": 1}
+        raw.settimeout(10)
+        received = b""
+        while more := await asyncio.to_thread(raw.recv, MB):
+            received += more
+        assert b"[DONE]" not in received
+
+
+async def test_clients_that_stop_sending_are_let_go(impatient: RunningServer) -> None:
+    """Before the head of a request, in it, and in the body: a 408 in the envelope, and the connection is closed. Who
+    sends slowly, but sends, is answered."""
+    starts = [b"", b"POST ", HEAD.encode(), f"{HEAD}Content-Length: 100\r\n\r\n{{".encode()]
+    connections = [await asyncio.open_connection("127.0.0.1", impatient.port) for _ in starts]
+    for (_, writer), start in zip(connections, starts, strict=True):
+        writer.write(start)
+    for reader, writer in connections:
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["code"] == "request_timeout"
+        writer.close()
+
+    body = json.dumps({"model": "fake", "messages": user("hello")}).encode()
+    request = f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    reader, writer = await asyncio.open_connection("127.0.0.1", impatient.port)
+    for i in range(0, len(request), 40):
+        writer.write(request[i : i + 40])
+        await asyncio.sleep(0.1)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
 
 
 async def test_work_goes_to_the_worker_with_a_free_row() -> None:
@@ -100,31 +133,3 @@ async def test_work_goes_to_the_worker_with_a_free_row() -> None:
             assert overtook >= 18
             long.task.cancel()
             await asyncio.gather(long.task, return_exceptions=True)
-
-
-HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-async def test_clients_that_stop_sending_are_let_go() -> None:
-    """Before the head of a request, in it, and in the body: a 408 in the envelope, and the connection is closed. Who
-    sends slowly, but sends, is answered."""
-    with run_counted("--receive-timeout", "1") as (server, _):
-        starts = [b"", b"POST ", HEAD.encode(), f"{HEAD}Content-Length: 100\r\n\r\n{{".encode()]
-        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in starts]
-        for (_, writer), start in zip(connections, starts, strict=True):
-            writer.write(start)
-        for reader, writer in connections:
-            async with asyncio.timeout(10):
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 408 ")
-            assert json.loads(body)["error"]["code"] == "request_timeout"
-            writer.close()
-
-        body = json.dumps({"model": "fake", "messages": user("hello")}).encode()
-        request = f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        for i in range(0, len(request), 40):
-            writer.write(request[i : i + 40])
-            await asyncio.sleep(0.1)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        writer.close()
