@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.servers import run_server, still_running
+from tests.support.servers import RunningServer, run_server, still_running
 from tests.support.speech import user
 from tests.support.waiting import until
 
@@ -53,12 +53,13 @@ def test_a_start_that_fails_says_why(flags: tuple[str, ...], status: int, messag
         assert "Traceback" not in server.log.read_text()
 
 
-def test_a_port_in_use_is_told() -> None:
+def test_a_port_in_use_is_told(fake_server: RunningServer) -> None:
     """In one line."""
-    with run_server("--model", "fake") as server, run_server("--port", str(server.port), ready=False) as second:
+    port = fake_server.port
+    with run_server("--port", str(port), ready=False) as second:
         assert second.process.wait(30) == 1
-        assert second.log.read_text() == f"server.py: Port {server.port} is in use. Name another with --port.\n"
-        assert httpx.get(f"{server.base_url}/ready").status_code == 200
+        assert second.log.read_text() == f"server.py: Port {port} is in use. Name another with --port.\n"
+        assert httpx.get(f"{fake_server.base_url}/ready").status_code == 200
 
 
 def test_two_workers_and_two_api_processes_share_the_load() -> None:
@@ -83,15 +84,14 @@ def test_a_spool_in_too_deep_a_directory_is_told() -> None:
         assert "too long a path. Name a shorter directory with --spool-dir." in server.log.read_text()
 
 
-async def test_the_banners_command_works() -> None:
+async def test_the_banners_command_works(whisper_server: RunningServer) -> None:
     """What the server prints to try it does what it says."""
-    with run_server() as server:
-        await until(lambda: "printf" in server.log.read_text())
-        log = server.log.read_text()
-        command = log[log.index("  printf") :].split("\n\n")[0]
-        root = Path(__file__).parents[1]
-        answer = await asyncio.to_thread(subprocess.check_output, ["bash", "-c", command], cwd=root)
-        assert b"my fellow Americans" in answer
+    await until(lambda: "printf" in whisper_server.log.read_text())
+    log = whisper_server.log.read_text()
+    command = log[log.index("  printf") :].split("\n\n")[0]
+    root = Path(__file__).parents[1]
+    answer = await asyncio.to_thread(subprocess.check_output, ["bash", "-c", command], cwd=root)
+    assert b"my fellow Americans" in answer
 
 
 def test_every_file_that_the_image_needs_reaches_its_build() -> None:
