@@ -15,6 +15,7 @@ from api.schema import (
     Block,
     ChatMessage,
     ChatRequest,
+    InputAudio,
     InputAudioBlock,
     RefusalBlock,
     StreamOptions,
@@ -165,7 +166,9 @@ def _audio_part(block: AudioUrlBlock | InputAudioBlock, place: str, intake: Inta
 def _audio_text(block: AudioUrlBlock | InputAudioBlock) -> tuple[str | None, str]:
     """The address, data URI or base64 of a block, if it has one, and where in the block it stands."""
     if isinstance(block, InputAudioBlock):
-        return block.input_audio.data if block.input_audio else None, "input_audio.data"
+        if isinstance(block.input_audio, InputAudio):
+            return block.input_audio.data, "input_audio.data"
+        return block.input_audio, "input_audio"
     if isinstance(block.audio_url, AudioUrl):
         return block.audio_url.url, "audio_url.url"
     return block.audio_url, "audio_url"

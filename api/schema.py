@@ -39,6 +39,11 @@ def _given_or_kept(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _shape(value: Any) -> str:
+    """Whether audio is told in an object, or plain."""
+    return {str: "<string>", type(None): "<none>"}.get(type(value), "<object>")
+
+
 class _AudioBlock(Form):
     uuid: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
@@ -50,7 +55,7 @@ class AudioUrlBlock(_AudioBlock):
     audio_url: Annotated[
         Annotated[
             Annotated[AudioUrl, Tag("<object>")] | Annotated[str, Tag("<string>")] | Annotated[None, Tag("<none>")],
-            Discriminator(lambda value: {str: "<string>", type(None): "<none>"}.get(type(value), "<object>")),
+            Discriminator(_shape),
         ],
         AfterValidator(_given_or_kept),
     ] = Field(None, validate_default=True)
@@ -64,10 +69,16 @@ class InputAudio(Form):
 
 
 class InputAudioBlock(_AudioBlock):
-    """OpenAI's block."""
+    """OpenAI's block; Mistral's API has the base64 itself in the place of the object."""
 
     type: Literal["input_audio"]
-    input_audio: Annotated[InputAudio | None, AfterValidator(_given_or_kept)] = Field(None, validate_default=True)
+    input_audio: Annotated[
+        Annotated[
+            Annotated[InputAudio, Tag("<object>")] | Annotated[str, Tag("<string>")] | Annotated[None, Tag("<none>")],
+            Discriminator(_shape),
+        ],
+        AfterValidator(_given_or_kept),
+    ] = Field(None, validate_default=True)
 
 
 _BLOCKS = {"text": TextBlock, "refusal": RefusalBlock, "audio_url": AudioUrlBlock, "input_audio": InputAudioBlock}

@@ -281,14 +281,15 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
                 {"type": "text", "text": "and"},
                 {"type": "audio_url", "audio_url": "data:audio/ogg;base64,ZGVm"},
                 {"type": "audio_url", "audio_url": {"url": "http://example.com/a.ogg"}},
+                {"type": "input_audio", "input_audio": "Z2hp"},
             ],
         },
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant", "content": None},
     ]
     job = build_job(parse(body(messages=messages, stop="x", max_tokens=5, n=2)), JOB_ID, intake, 100)
-    assert intake.stored == [b"abc", b"def"]
-    assert job.spool_bytes == 6
+    assert intake.stored == [b"abc", b"def", b"ghi"]
+    assert job.spool_bytes == 9
     assert [message.role for message in job.messages] == ["system", "user", "assistant", "assistant"]
     assert job.messages[2].parts == (TextPart("no"),)
     assert job.messages[1].parts == (
@@ -296,6 +297,7 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
         TextPart("and"),
         AudioPart("messages[1].content[2].audio_url", path="path2"),
         AudioPart("messages[1].content[3].audio_url.url", url="http://example.com/a.ogg"),
+        AudioPart("messages[1].content[4].input_audio", path="path3"),
     )
     assert (job.sampling.stop, job.sampling.max_tokens, job.sampling.n) == (("x",), 5, 2)
 
@@ -305,6 +307,7 @@ def test_a_job_holds_paths_instead_of_audio() -> None:
     [
         ({"type": "input_audio", "input_audio": {"data": "!!"}}, "messages[1].content[0].input_audio.data"),
         ({"type": "input_audio", "input_audio": {"data": "A" * 1000}}, "messages[1].content[0].input_audio.data"),
+        ({"type": "input_audio", "input_audio": "!!"}, "messages[1].content[0].input_audio"),
         ({"type": "audio_url", "audio_url": {"url": "data:;base64,!!"}}, "messages[1].content[0].audio_url.url"),
         ({"type": "audio_url", "audio_url": "data:x"}, "messages[1].content[0].audio_url"),
     ],
