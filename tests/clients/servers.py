@@ -1,4 +1,4 @@
-"""The servers that clients of other languages and of other environments are tried against, told by environment variables."""
+"""The servers for clients of other languages and other environments, which find them by environment variables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from contextlib import contextmanager
 
 from tests.support.servers import ROOT, RunningServer, run_server
 
-KEYS = ("openai-js", "ai-sdk-responses", "ai-sdk", "ai-sdk-compatible", "langchain", "litellm", "llama-index", "instructor", "pydantic-ai")
+KEYS = (
+    "openai-js",
+    "ai-sdk-responses",
+    "ai-sdk",
+    "ai-sdk-compatible",
+    "langchain",
+    "litellm",
+    "instructor",
+    "pydantic-ai",
+    "openai-agents",
+    "llm",
+)
 
 
 @contextmanager
 def run_limited() -> Iterator[RunningServer]:
     """The fake model behind a key for each client, each good for one request a minute."""
-    with run_server("--model", "fake", "--requests-per-minute", "1", env={"EARDRUM_API_KEYS": ",".join(KEYS)}) as server:
+    env = {"EARDRUM_API_KEYS": ",".join(KEYS)}
+    with run_server("--model", "fake", "--requests-per-minute", "1", env=env) as server:
         yield server
 
 
