@@ -1,12 +1,13 @@
-# make serve | test | check | format | endurance | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
+# make serve | test | test-clients | check | format | endurance | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLIENTS := .venv-clients
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test check format endurance soak fuzz bench-engine bench-audio bench-slow-urls clean
+.PHONY: install serve test test-clients check format endurance soak fuzz bench-engine bench-audio bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -26,6 +27,15 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # All tests in two processes, chosen ones in one: make test ARGS="tests/test_text.py -k stop"
 test: install
 	$(BIN)/python -m pytest $(or $(ARGS),$(SIDE_BY_SIDE))
+
+# make test-clients ARGS="test_litellm.py"
+test-clients: install $(CLIENTS)/.installed
+	$(BIN)/python -m tests.clients.frameworks $(CLIENTS)/bin/python $(ARGS)
+
+$(CLIENTS)/.installed: requirements-clients.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-clients.txt
+	@touch $@
 
 check: install
 	$(BIN)/ruff check
@@ -63,5 +73,5 @@ bench-audio: install
 	$(BIN)/python -m benchmarks.audio $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
