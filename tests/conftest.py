@@ -12,6 +12,7 @@ from hypothesis import settings
 import models  # noqa: F401 -- before any test imports transformers: it brings the guard for torchaudio
 from tests.support.origin import Origin, run_origin
 from tests.support.servers import RunningServer, run_server
+from tests.support.watching import wrong_answers
 
 ORIGIN_FLAGS = ("--allow-private-networks", "--fetch-first-byte", "9.5")  # it answers when a test lets it
 
@@ -20,6 +21,14 @@ torch.set_num_threads(1)  # threads that wait for one another on few cores take 
 settings.register_profile("ci", derandomize=True)  # CI tests the change; developers' runs look for new examples
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def all_answers_are_valid() -> Iterator[None]:
+    """Whatever a test looks at: OpenAI's clients can take what it received, and /openapi.json describes it."""
+    wrong_answers()
+    yield
+    assert not wrong_answers()
 
 
 @pytest.fixture(scope="session")

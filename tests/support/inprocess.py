@@ -21,6 +21,7 @@ from config import Settings
 from jobqueue import JobQueue
 from tests.support.speech import user
 from tests.support.waiting import until
+from tests.support.watching import watched
 from wire import Event, Heartbeat, Job, JobId, Ready
 from worker.body import WorkerBody
 from worker.lit_api import AudioChatAPI
@@ -73,7 +74,7 @@ class InProcess:
         self.api.teardown()
 
     def http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", timeout=30)
+        return httpx.AsyncClient(transport=watched(httpx.ASGITransport(self.app)), base_url="http://test", timeout=30)
 
     async def settled(self) -> None:
         """Waits until the table, the worker and its engine hold no job."""
@@ -141,5 +142,5 @@ async def run_in_process(running: bool = True, **options: object) -> AsyncIterat
 
 def openai_client(server: InProcess, **options: object) -> AsyncOpenAI:
     """The official client; through HTTP's messages, but without a socket."""
-    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app), base_url="http://test", timeout=30)
+    http = httpx2.AsyncClient(transport=watched(httpx2.ASGITransport(server.app)), base_url="http://test", timeout=30)
     return AsyncOpenAI(base_url="http://test/v1", http_client=http, **{"api_key": "none", "max_retries": 0, **options})

@@ -15,8 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import httpx2
 import psutil
-from openai import AsyncOpenAI, OpenAI
+from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
+
+from tests.support.watching import watched
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_PORT, END_OF_PORTS = 20_000, 32_768
@@ -35,13 +38,17 @@ class RunningServer:
         self.base_url = f"http://127.0.0.1:{port}"
 
     def client(self, **options: object) -> OpenAI:
-        return OpenAI(base_url=f"{self.base_url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+        http = DefaultHttpxClient(transport=watched(httpx2.HTTPTransport()))
+        fixed = {"api_key": "none", "max_retries": 0, "http_client": http}
+        return OpenAI(base_url=f"{self.base_url}/v1", **{**fixed, **options})
 
     def async_client(self, **options: object) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.base_url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+        http = DefaultAsyncHttpxClient(transport=watched(httpx2.AsyncHTTPTransport(limits=DEFAULT_CONNECTION_LIMITS)))
+        fixed = {"api_key": "none", "max_retries": 0, "http_client": http}
+        return AsyncOpenAI(base_url=f"{self.base_url}/v1", **{**fixed, **options})
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.base_url, timeout=60)
+        return httpx.Client(base_url=self.base_url, timeout=60, transport=watched(httpx.HTTPTransport()))
 
     def tree(self) -> list[psutil.Process]:
         """Every process of the server."""
