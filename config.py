@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from dialects import ToolStyle
+
 VERSION = "0.1.0.dev0"  # of the server, as `GET /version` tells it
 
 MB = 1_000_000
@@ -151,6 +153,17 @@ class Settings(BaseSettings):
         "Transcribe the speech in this audio. Answer with the transcript only.",
         min_length=1,
         description="what a model that chats is told for a transcription, behind the audio",
+    )
+
+    # Tools and thoughts.
+    tool_call_parser: ToolStyle | Literal["auto", "none"] = Field(
+        "auto",
+        description="how the model writes calls of tools: auto (as its chat template shows), hermes, mistral, llama, "
+        "granite; none: tools are refused",
+    )
+    reasoning_parser: Literal["none", "think", "mistral"] = Field(
+        "none",
+        description="tags around thoughts that go into `reasoning_content`: think (`<think>`), mistral (`[THINK]`)",
     )
 
     # The door.

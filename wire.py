@@ -1,7 +1,7 @@
 """The values that cross the border between the HTTP process and the worker process.
 
 Frozen dataclasses of plain fields, nothing else: no tensors, no audio bytes (those wait in spool files), no
-exceptions. This file knows no library and none of our other rooms.
+exceptions. This file knows no library, and of our other rooms only the names in `dialects.py`.
 
     api ── Job, Wake, Cancel ──▶ worker
     api ◀── Ready, Heartbeat, Started, Delta, Finished, Failed ── worker
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from dialects import ReasoningStyle, ToolStyle
 
 BUS = "eardrum"  # the one key of LitServe's response buffer under which all events of an API process travel
 
@@ -55,9 +57,58 @@ class AudioPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """What the assistant called in the history. `arguments`: the JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """`calls` and `reasoning` are an assistant's; `call_id` and `name` say which call of which tool has the message as
+    its result."""
+
     role: Role
     parts: tuple[TextPart | AudioPart, ...]
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """All text that travels in it."""
+        told = [self.call_id, self.name, self.reasoning]
+        told += [text for call in self.calls for text in (call.id, call.name, call.arguments)]
+        return [part.text for part in self.parts if isinstance(part, TextPart)] + [text for text in told if text]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `text`: the JSON text of its name, description and parameters; `parameters`:
+    of the JSON schema of these. `place` says where the client wrote that."""
+
+    name: str
+    text: str
+    parameters: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The functions of which the answer calls one, or may call some (auto). `forced`: the one that it calls, where the
+    client names it. `parallel`: it may call several."""
+
+    functions: tuple[Tool, ...]
+    choice: Literal["auto", "required"] = "auto"
+    forced: str | None = None
+    parallel: bool = True
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        return tuple(tool for tool in self.functions if self.forced in (None, tool.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +192,8 @@ class Job:
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
     the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
     text of its only message goes to the model as it is, and no chat template stands around it. `templating`: else, how
-    it stands there. `task`: for models that have their own way to do it; to all others, the messages say it.
+    it stands there. `tools`: the
+    answer may be calls of these, and keeps the markers of calls. `task`: for models that have their own way to do it; to all others, the messages say it.
     `tells_usage`: with each piece of the answer. `tokens`: the model is not asked at all, only its tokenizer."""
 
     id: JobId
@@ -158,6 +210,14 @@ class Job:
     task: Transcribe | None = None
     tells_usage: bool = False
     tokens: Tokenize | Detokenize | None = None
+    tools: Tools | None = None
+
+    @property
+    def text_bytes(self) -> int:
+        """Of all text that the model is asked with."""
+        texts = [text for message in self.messages for text in message.texts]
+        texts += [tool.text for tool in self.tools.functions] if self.tools else []
+        return sum(len(text.encode()) for text in texts)
 
     @property
     def audio_parts(self) -> list[AudioPart]:
@@ -194,7 +254,8 @@ class Capabilities:
 
     Of audio at `sampling_rate` hertz the model hears `max_seconds_per_window` at once; of a clip that is longer,
     `long_audio` says what becomes. `max_clips`: in one conversation; `None`: as many as the server allows. `why`: the
-    reason for `batching`, in a sentence.
+    reason for `batching`, in a sentence. `tools`: how it writes calls of tools; `None`: it does not. `reasoning`: how
+    its thoughts are marked, where they are told apart from the answer.
     """
 
     sampling_rate: int
@@ -204,6 +265,8 @@ class Capabilities:
     max_clips: int | None = None
     formats: tuple[str, ...] = ()
     why: str = ""
+    tools: ToolStyle | None = None
+    reasoning: ReasoningStyle | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wire import AudioPart, Job, JobId, Message, TextPart
+from wire import AudioPart, Job, JobId, TextPart
 
 SUSPICIOUS_DEATHS = 2.0  # one may be a coincidence
 RUNNING, WAITING = 1.0, 0.5  # what a death counts for who was likely in one of the worker's rows, or not yet
@@ -90,7 +90,7 @@ class Blame:
 def name_of(job: Job) -> Name:
     """The same for two requests if all is the same that the model is asked, whenever and by whomever. Reads the job's
     audio. Raises `OSError` where that is gone."""
-    messages = tuple(Message(message.role, tuple(map(_named, message.parts))) for message in job.messages)
+    messages = tuple(replace(message, parts=tuple(map(_named, message.parts))) for message in job.messages)
     asked = replace(job, id=_NOBODY, deadline=None, alone=False, messages=messages)
     return _look(job), hashlib.sha256(repr(asked).encode()).hexdigest()
 

@@ -38,7 +38,7 @@ from errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from wire import Delta, Finished, Job, TextPart
+from wire import Delta, Finished, Job
 
 T = TypeVar("T")
 Events = AsyncGenerator[Delta | Finished, None]
@@ -120,9 +120,7 @@ class Arrival:
 
     def hold(self, job: Job) -> None:
         """The body is gone, and the job is what is held from now on."""
-        parts = (part for message in job.messages for part in message.parts)
-        text_bytes = sum(len(part.text.encode()) for part in parts if isinstance(part, TextPart))
-        self._reservation.hold(job.spool_bytes + text_bytes)
+        self._reservation.hold(job.spool_bytes + job.text_bytes)
 
 
 Accept = Callable[[Arrival], Awaitable[Accepted]]
