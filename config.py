@@ -16,8 +16,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from dialects import ToolStyle
-
 VERSION = "0.1.0.dev0"  # of the server, as `GET /version` tells it
 
 MB = 1_000_000
@@ -156,7 +154,7 @@ class Settings(BaseSettings):
     )
 
     # Tools and thoughts.
-    tool_call_parser: ToolStyle | Literal["auto", "none"] = Field(
+    tool_call_parser: Literal["auto", "none", "hermes", "mistral", "llama", "granite"] = Field(
         "auto",
         description="how the model writes calls of tools: auto (as its chat template shows), hermes, mistral, llama, "
         "granite; none: tools are refused",

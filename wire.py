@@ -192,9 +192,9 @@ class Job:
     `deadline`: when nobody waits for the answer any more, in seconds of the machine's monotonic clock. `long_audio`:
     the client's own choice. `alone`: in a worker that has no other job meanwhile, as this one may kill it. `plain`: the
     text of its only message goes to the model as it is, and no chat template stands around it. `templating`: else, how
-    it stands there. `tools`: the
-    answer may be calls of these, and keeps the markers of calls. `task`: for models that have their own way to do it; to all others, the messages say it.
-    `tells_usage`: with each piece of the answer. `tokens`: the model is not asked at all, only its tokenizer."""
+    it stands there. `tools`: the answer may be calls of these, and keeps the markers of calls. `task`: for models that
+    have their own way to do it; to all others, the messages say it. `tells_usage`: with each piece of the answer.
+    `tokens`: the model is not asked at all, only its tokenizer."""
 
     id: JobId
     messages: tuple[Message, ...]

@@ -5,11 +5,13 @@ It knows neither the request nor the wire format of a stream; `sse.py` makes byt
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from api.pieces import Arguments, CallBegun, Content, Piece, Thought
+from api.reader import Reader, Said
+from api.reading import PLAIN, Reading
 from wire import Delta, Finished, Heard, TokenLogprob, Usage
 
 Json = dict[str, Any]
@@ -33,7 +35,8 @@ class Reply:
 class _Choice:
     """What has come of one choice."""
 
-    texts: list[str] = field(default_factory=list)
+    reader: Reader
+    said: Said = field(default_factory=Said)
     tokens: list[TokenLogprob] = field(default_factory=list)
     end: Finished | None = None
 
@@ -47,14 +50,18 @@ class Completion:
     reply: Reply
     n: int
     logprobs: bool = False
-    choices: defaultdict[int, _Choice] = field(default_factory=lambda: defaultdict(_Choice))
+    reading: Reading = PLAIN
+    choices: dict[int, _Choice] = field(default_factory=dict)
 
     def add(self, event: Delta | Finished) -> None:
+        if event.choice not in self.choices:
+            self.choices[event.choice] = _Choice(self.reading.start())
         choice = self.choices[event.choice]
         if isinstance(event, Delta):
-            choice.texts.append(event.text)
+            choice.said.add(choice.reader.push(event.text))
             choice.tokens.extend(event.logprobs)
         else:
+            choice.said.add(choice.reader.end())
             choice.end = event
 
     def body(self) -> Json:
@@ -64,15 +71,27 @@ class Completion:
         return {**self.reply.frame(self.kind), "choices": choices, "usage": usage}
 
     def _choice(self, index: int, end: Finished) -> Json:
-        said = self._said("".join(self.choices[index].texts), self.choices[index].tokens)
-        return {"index": index, **said, "finish_reason": end.reason, **labels_of(end)}
+        choice = self.choices[index]
+        reason = self.reading.finish_reason(end.reason, bool(choice.said.calls))
+        return {"index": index, **self._said(choice.said, choice.tokens), "finish_reason": reason, **labels_of(end)}
 
-    def _said(self, text: str, tokens: Sequence[TokenLogprob]) -> Json:
+    def _said(self, said: Said, tokens: Sequence[TokenLogprob]) -> Json:
         """The fields of a choice that hold its text and its tokens."""
-        return {
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": logprobs_of(tokens) if self.logprobs else None,
-        }
+        return {"message": _message(said), "logprobs": logprobs_of(tokens) if self.logprobs else None}
+
+
+def _message(said: Said) -> Json:
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in said.calls
+    ]
+    return {
+        "role": "assistant",
+        "content": said.content if said.content or not calls else None,
+        "refusal": None,
+        **({"reasoning_content": said.thoughts} if said.thoughts else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
 
 
 @dataclass
@@ -87,19 +106,43 @@ class Chunks:
     include_usage: bool
     logprobs: bool = False
     tells_usage: bool = False
-    begun: set[int] = field(default_factory=set)
+    reading: Reading = PLAIN
+    readers: dict[int, Reader] = field(default_factory=dict)  # of the choices that have begun
+    called: set[int] = field(default_factory=set)  # those that have called tools
     usages: dict[int, Usage] = field(default_factory=dict)
 
     def of(self, event: Delta | Finished) -> Iterator[Json]:
         self._count(event)
-        if event.choice not in self.begun:
-            self.begun.add(event.choice)
+        if event.choice not in self.readers:
+            self.readers[event.choice] = self.reading.start()
             yield self._chunk(event.choice, {"role": "assistant", "content": ""})
+        reader = self.readers[event.choice]
         if isinstance(event, Delta):
-            tokens = logprobs_of(event.logprobs) if self.logprobs and event.logprobs else None
-            yield self._chunk(event.choice, {"content": event.text}, logprobs=tokens)
+            yield from self._deltas(event, reader.push(event.text))
         else:
-            yield self._chunk(event.choice, {}, finish_reason=event.reason, **labels_of(event))
+            yield from (self._chunk(event.choice, self._delta(event.choice, piece)) for piece in reader.end())
+            reason = self.reading.finish_reason(event.reason, event.choice in self.called)
+            yield self._chunk(event.choice, {}, finish_reason=reason, **labels_of(event))
+
+    def _deltas(self, event: Delta, pieces: Sequence[Piece]) -> Iterator[Json]:
+        """The log-probabilities go with the first; with one that says nothing, where the text is held back."""
+        tokens = logprobs_of(event.logprobs) if self.logprobs and event.logprobs else None
+        deltas = [self._delta(event.choice, piece) for piece in pieces] or ([{}] if tokens else [])
+        for i, delta in enumerate(deltas):
+            yield self._chunk(event.choice, delta, logprobs=None if i else tokens)
+
+    def _delta(self, choice: int, piece: Piece) -> Json:
+        match piece:
+            case Content(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case CallBegun(index, id_, name):
+                self.called.add(choice)
+                function = {"name": name, "arguments": ""}
+                return {"tool_calls": [{"index": index, "id": id_, "type": "function", "function": function}]}
+            case Arguments(index, text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
     def last(self) -> Iterator[Json]:
         """The chunk with the usage, if it was asked for."""

@@ -6,6 +6,7 @@ Audio leaves the messages here: `build_job` hands encoded bytes to the intake (t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from api.intake import Intake, Source
 from api.sampling import build_sampling, check_n, check_sampling, check_top_logprobs
@@ -21,8 +22,9 @@ from api.schema import (
     StreamOptions,
     TextBlock,
 )
-from api.structure import build_structure, check_structure
+from api.structure import asked_structures, build_structure, check_structure
 from api.templating import build_templating, check_templating
+from api.tool_schema import build_tools, check_tools, text_chars
 from audio.datauri import decode_base64, is_data_uri
 from config import Settings
 from errors import BadRequest, located
@@ -31,7 +33,7 @@ from wire import AudioPart, Job, JobId, Message, Role, TextPart
 
 def check_limits(chat: ChatRequest, settings: Settings) -> None:
     """Refuse what is over a limit before any audio is decoded. Raises `BadRequest`."""
-    check_messages(chat.messages, settings, "messages")
+    check_messages(chat.messages, settings, "messages", text_chars(chat))
     check_sampling(chat, settings)
     check_n(chat.n, settings)
     if chat.top_logprobs is not None and not chat.logprobs:
@@ -39,6 +41,7 @@ def check_limits(chat: ChatRequest, settings: Settings) -> None:
     check_top_logprobs(chat.top_logprobs, settings)
     check_structure(chat, settings)
     check_templating(chat, ends_in_answer(chat.messages[-1]), settings)
+    check_tools(chat, asked_structures(chat), settings)
     check_stream_options(chat.stream_options, chat.stream)
     if "audio" in (chat.modalities or ()):
         raise BadRequest("`modalities`: this server answers with text only.", "modalities")
@@ -70,7 +73,7 @@ def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes:
     )
     return Job(
         job_id,
-        messages,
+        named_results(messages),
         build_sampling(chat, chat.n or 1, (chat.top_logprobs or 0) if chat.logprobs else None),
         spool_bytes=intake.num_bytes,
         structure=build_structure(chat),
@@ -78,15 +81,19 @@ def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes:
         long_audio=chat.long_audio,
         templating=build_templating(chat),
         tells_usage=tells_usage(chat.stream_options),
+        tools=build_tools(chat),
     )
 
 
-def check_messages(messages: Sequence[ChatMessage], settings: Settings, place: str) -> None:
-    """Refuse more audio or text than the limits. `place`: the field that they came in. Raises `BadRequest`."""
+def check_messages(messages: Sequence[ChatMessage], settings: Settings, place: str, other_chars: int = 0) -> None:
+    """Refuse more audio or text than the limits. `place`: the field that they came in. `other_chars`: the length of
+    text that the model is told beside them. Raises `BadRequest`."""
     clips = sum(_is_audio(block) for message in messages for block in _blocks(message))
     if clips > settings.max_clips:
         raise BadRequest(f"The messages hold {clips} audio parts; the limit is {settings.max_clips}.", place)
-    if sum(map(_text_chars, messages)) > settings.max_text_chars:
+    if other_chars > settings.max_text_chars:
+        raise BadRequest(f"`tools` holds more than {settings.max_text_chars} characters of text.", "tools")
+    if sum(map(_text_chars, messages)) + other_chars > settings.max_text_chars:
         raise BadRequest(f"The messages hold more than {settings.max_text_chars} characters of text.", place)
 
 
@@ -107,9 +114,11 @@ def _blocks(message: ChatMessage) -> list[Block]:
 
 def _text_chars(message: ChatMessage) -> int:
     """The length of what will travel with the job: texts and addresses, not the audio in base64."""
-    if isinstance(message.content, str):
-        return len(message.content)
-    return sum(map(_block_chars, _blocks(message)))
+    content = message.content
+    chars = len(content) if isinstance(content, str) else sum(map(_block_chars, _blocks(message)))
+    calls = [call.as_value() for call in message.tool_calls or ()]
+    told = [message.name or "", message.reasoning_content or "", *(call.name + call.arguments for call in calls)]
+    return chars + sum(map(len, told))
 
 
 def _block_chars(block: Block) -> int:
@@ -128,10 +137,32 @@ def _block_chars(block: Block) -> int:
 def build_message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
     """A message that stands at `place` in the request. Raises `BadRequest`."""
     role: Role = "system" if message.role == "developer" else message.role
+    if message.tool_calls and role != "assistant":
+        raise BadRequest(f"`{place}.tool_calls` goes with the role `assistant` only.", f"{place}.tool_calls")
+    return Message(
+        role,
+        _parts(message, place, intake, max_bytes),
+        calls=tuple(call.as_value() for call in message.tool_calls or ()),
+        call_id=message.tool_call_id if role == "tool" else None,
+        name=message.name if role == "tool" else None,
+        reasoning=(message.reasoning_content or None) if role == "assistant" else None,
+    )
+
+
+def named_results(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same with the name of its tool in each result that has none: some templates write it."""
+    names = {call.id: call.name for message in messages for call in message.calls}
+    return tuple(
+        replace(message, name=names.get(message.call_id)) if message.call_id and not message.name else message
+        for message in messages
+    )
+
+
+def _parts(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> tuple[TextPart | AudioPart, ...]:
     if isinstance(message.content, str):
-        return Message(role, (TextPart(message.content),))
-    parts = [_part(block, f"{place}.content[{i}]", intake, max_bytes) for i, block in enumerate(_blocks(message))]
-    return Message(role, tuple(parts))
+        return (TextPart(message.content),)
+    blocks = enumerate(_blocks(message))
+    return tuple(_part(block, f"{place}.content[{i}]", intake, max_bytes) for i, block in blocks)
 
 
 def _part(block: Block, place: str, intake: Intake, max_bytes: int) -> TextPart | AudioPart:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api import chat, sse
 from api.answers import Chunks, Completion, Reply
 from api.endpoint import Answer, Endpoint
+from api.reading import Reading
 from api.reception import Events
 from api.schema import ChatRequest
 from errors import EardrumError
@@ -24,12 +25,12 @@ class ChatCompletions(Endpoint[ChatRequest]):
     build = staticmethod(chat.build_job)
 
     def answer(self, asked: ChatRequest, reply: Reply) -> Answer:
-        logprobs = bool(asked.logprobs)
+        logprobs, reading = bool(asked.logprobs), Reading.of(asked, lambda: self._pending.capabilities)
         if asked.stream:
             options = asked.stream_options
-            chunks = Chunks(reply, chat.with_usage(options), logprobs, chat.tells_usage(options))
+            chunks = Chunks(reply, chat.with_usage(options), logprobs, chat.tells_usage(options), reading)
             return partial(streamed, chunks=chunks)
-        return partial(collected, completion=Completion(reply, asked.n or 1, logprobs))
+        return partial(collected, completion=Completion(reply, asked.n or 1, logprobs, reading))
 
 
 async def collected(first: Delta | Finished, events: Events, completion: Completion) -> Response:

@@ -6,12 +6,53 @@ text ─ Thoughts ─▶ thoughts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
 
-from api.pieces import Content, Piece
+from api.pieces import Arguments, CallBegun, Content, Piece, Thought
 from api.thoughts import Thoughts
 from api.tools import Calls
 from dialects import THOUGHTS, TOOLS, ReasoningStyle, ToolStyle
+
+
+@dataclass
+class SaidCall:
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.pieces)
+
+
+@dataclass
+class Said:
+    """All that an answer says."""
+
+    content_pieces: list[str] = field(default_factory=list)
+    thought_pieces: list[str] = field(default_factory=list)
+    calls: list[SaidCall] = field(default_factory=list)
+
+    def add(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            match piece:
+                case Content(text):
+                    self.content_pieces.append(text)
+                case Thought(text):
+                    self.thought_pieces.append(text)
+                case CallBegun(_, id_, name):
+                    self.calls.append(SaidCall(id_, name))
+                case Arguments(index, text):
+                    self.calls[index].pieces.append(text)
+
+    @property
+    def content(self) -> str:
+        return "".join(self.content_pieces)
+
+    @property
+    def thoughts(self) -> str:
+        return "".join(self.thought_pieces)
 
 
 class Reader:

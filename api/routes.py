@@ -113,10 +113,12 @@ class Api:
         return self._card(name)
 
     def _card(self, name: str) -> Json:
-        """OpenAI's model object under one of its names, and beside it what audio the model takes."""
+        """OpenAI's model object under one of its names, and beside it what audio the model takes and
+        how it writes calls and thoughts."""
         card: Json = {"id": name, "object": "model", "created": self._started, "owned_by": "eardrum"}
         if capabilities := self._pending.capabilities:
             card["audio"] = _audio_card(capabilities, self._settings)
+            card["tool_call_parser"], card["reasoning_parser"] = capabilities.tools, capabilities.reasoning
         return card
 
     def _check_model(self, name: str) -> None:

@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError, from_json
 from api.form import AlwaysOn, Form, Question, Unsupported, parse_as
 from api.sampling import SamplingFields
 from api.templating import TemplateFields
+from api.tool_history import Call, ShortText
+from api.tool_schema import ToolFields
 
 
 class TextBlock(Form):
@@ -111,9 +113,23 @@ Content = Annotated[
 ]
 
 
+def _known_role(value: Any) -> Any:
+    if value == "function":
+        raise PydanticCustomError("old_role", "This is OpenAI's older form; use `tool`, and `tool_call_id`")
+    return value
+
+
 class ChatMessage(Form):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """`tool_calls` and `reasoning_content` are what an assistant's answer had; `tool_call_id` and `name` say whose
+    result a tool's message is."""
+
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_known_role)]
     content: Content | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: ShortText | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    function_call: Unsupported = None
 
 
 class StreamOptions(Form):
@@ -151,8 +167,6 @@ class NotSupported(Form):
 
     audio: Unsupported = None  # OpenAI's, as are the next
     web_search_options: Unsupported = None
-    tools: Unsupported = None
-    functions: Unsupported = None
     stop_token_ids: Unsupported = None  # vLLM's, as are all from here on
     include_stop_str_in_output: Unsupported = None
     bad_words: Unsupported = None
@@ -230,7 +244,7 @@ class StructureFields(Form):
     guided_whitespace_pattern: Unsupported = None
 
 
-class ChatRequest(Question, SamplingFields, StructureFields, TemplateFields, NotSupported):
+class ChatRequest(Question, SamplingFields, StructureFields, TemplateFields, ToolFields, NotSupported):
     """The fields that are used, in OpenAI's and vLLM's words, and one of ours. Those of `NotSupported` are refused, all
     others ignored."""
 

@@ -15,7 +15,7 @@ from wire import Structure
 
 def check_structure(fields: StructureFields, settings: Settings) -> None:
     """Refuse more than one structure, and one that is over a limit. Raises `BadRequest`."""
-    check_structures(list(_asked(fields)), settings)
+    check_structures(asked_structures(fields), settings)
 
 
 def check_structures(asked: list[Structure], settings: Settings) -> None:
@@ -27,13 +27,17 @@ def check_structures(asked: list[Structure], settings: Settings) -> None:
         _check_size(structure, settings)
 
 
+def asked_structures(fields: StructureFields) -> list[Structure]:
+    """Every structure that the request asks for."""
+    return list(_asked(fields))
+
+
 def build_structure(fields: StructureFields) -> Structure | None:
     """The structure of a checked request, if it asks for one."""
     return next(_asked(fields), None)
 
 
 def _asked(fields: StructureFields) -> Iterator[Structure]:
-    """Every structure that the request asks for."""
     if isinstance(fields.response_format, SchemaFormat):
         yield Structure("json", "response_format.json_schema.schema", fields.response_format.json_schema.schema_)
     elif fields.response_format and fields.response_format.type == "json_object":

@@ -17,6 +17,7 @@ from api.answers import LOWEST_LOGPROB, Chunks, Completion, Json, labels_of
 from api.chat import check_stream_options, tells_usage
 from api.form import Question, Unsupported
 from api.intake import Intake
+from api.reader import Said
 from api.sampling import SamplingFields, build_sampling, check_n, check_sampling
 from api.schema import NotSupported, StreamOptions, StructureFields
 from api.structure import build_structure, check_structure
@@ -87,8 +88,8 @@ class TextCompletion(Completion):
 
     kind: ClassVar = "text_completion"
 
-    def _said(self, text: str, tokens: Sequence[TokenLogprob]) -> Json:
-        return {"text": text, "logprobs": _logprobs(tokens, 0) if self.logprobs else None}
+    def _said(self, said: Said, tokens: Sequence[TokenLogprob]) -> Json:
+        return {"text": said.content, "logprobs": _logprobs(tokens, 0) if self.logprobs else None}
 
 
 @dataclass

@@ -124,9 +124,8 @@ def _overflowed(logits: torch.Tensor) -> dict[int, EardrumError]:
 
 
 def _refused(sequence: Sequence, why: str) -> BadRequest:
-    structure = sequence.request.structure
-    assert structure is not None, "a grammar comes from a structure"
-    return BadRequest(f"`{structure.place}`: {why}.", structure.place)
+    place = sequence.request.grammar_place
+    return BadRequest(f"`{place}`: {why}.", place)
 
 
 class Logprobs:

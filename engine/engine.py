@@ -66,8 +66,9 @@ class Engine:
 
     def _sequence(self, run: Run, choice: int) -> Sequence:
         request, sampling = run.request, run.request.sampling
-        text = AnswerText(self._model.tokenizer, sampling.stop)
-        text.begin(request.prompts[0].lead, text_before(request.prompts[0]))
+        text = AnswerText(self._model.tokenizer, sampling.stop, request.kept)
+        first = request.prompts[0]
+        text.begin(first.lead, request.opening(first), text_before(first))
         sampler = RowSampler(sampling, self._model.defaults, choice, request.prompts[0].token_ids)
         matcher = request.grammar.start() if request.grammar else None
         spans = Spans(request.heard.windows, len(request.prompts)) if request.tells_segments else None

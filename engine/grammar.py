@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -133,7 +133,7 @@ class GrammarCompiler:
     """Compiles for one model. For the threads that prepare requests: it takes a tenth of a second, or seconds."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._tried = lru_cache(MAX_TRIED_GRAMMARS)(_tried)
 
     def compile(self, structure: Structure) -> Grammar:
@@ -143,9 +143,15 @@ class GrammarCompiler:
             source = self._tried(structure.kind, structure.text, structure.choices)
             return self._compiled(structure.kind, source)
 
-    def _compiled(self, kind: str, source: str) -> Grammar:
+    def compile_source(self, spelled: str, source: str, special: Iterable[int]) -> Grammar:
+        """A grammar of ours in Lark, whose schemas are a client's. It names `special` tokens by their numbers, so it is
+        tried as it reads where these are `spelled` out. Raises `BadRequest`."""
+        self._tried("ours", spelled, ())
+        return self._compiled("ours", source + _NO_FORCING, self.vocabulary.lexicon().with_special(special))
+
+    def _compiled(self, kind: str, source: str, lexicon: Lexicon | None = None) -> Grammar:
         """Anew for each request: copies share a lexer, and its limit of states would be one for all requests."""
-        size, end_ids, lexicon = self._vocabulary.size, self._vocabulary.end_ids, self._vocabulary.lexicon()
+        size, end_ids, lexicon = self.vocabulary.size, self.vocabulary.end_ids, lexicon or self.vocabulary.lexicon()
         matcher = LLMatcher(lexicon.tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
         grammar = Grammar(matcher, lexicon, end_ids)
         first = grammar.start()
@@ -198,12 +204,12 @@ class Matcher:
         return self._matcher.get_error() or (_OUT_OF_TIME if self.cpu_s_left < 0 else "")
 
     def fill(self, bits: npt.NDArray[np.int32], row: int) -> None:
-        """Set the bits of the text tokens that may come next, in one row of zeros of an llguidance mask."""
+        """Set the bits of the tokens that may come next, in one row of zeros of an llguidance mask."""
         if self.finished:
             return
         started = time.thread_time()
         fill_next_token_bitmask(self._matcher, bits, row)
-        bits[row] &= self._lexicon.text_bits
+        bits[row] &= self._lexicon.bits
         spent_s = time.thread_time() - started
         self.cpu_s_left = min(MASKS_S, self.cpu_s_left + MASKS_S_PER_TOKEN - spent_s)
 
@@ -233,9 +239,9 @@ def _tried(kind: str, text: str, choices: tuple[str, ...]) -> str:
 
 def _source(kind: str, text: str, choices: tuple[str, ...]) -> str:
     if kind == "json_object":
-        return _json_source('{"type": "object"}')
+        return "start: " + json_grammar('{"type": "object"}')
     if kind == "json":
-        return _json_source(text)
+        return "start: " + json_grammar(text)
     if kind == "regex":
         return str(json.loads(LLMatcher.grammar_from_regex(text))["grammars"][0]["lark_grammar"])
     if kind == "choice":
@@ -243,12 +249,13 @@ def _source(kind: str, text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
-def _json_source(text: str) -> str:
+def json_grammar(text: str) -> str:
+    """A JSON schema as an expression in Lark. Raises `BadRequest`."""
     try:
         schema = json.loads(text, object_pairs_hook=_checked_schema)
         if not isinstance(schema, dict):
             raise BadRequest("a JSON schema must be an object here.")
-        return "start: %json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, allow_nan=False)
+        return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, allow_nan=False)
     except (ValueError, RecursionError):
         raise BadRequest("it is not valid JSON, or nested too deeply.") from None
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dialects import THOUGHTS, TOOLS
 from engine.grammar import Grammar, GrammarCompiler
 from engine.prompts import audio_keys, features
 from engine.tokens import Told, tokens_told
+from engine.tool_grammar import compile_calls
 from engine.vocabulary import Vocabulary
 from errors import BadRequest
 from models.base import CausalModel, Conversation, Prompt, refuse_overflow
-from wire import NOTHING_HEARD, Heard, Job, JobId, Sampling, Structure
+from wire import NOTHING_HEARD, Heard, Job, JobId, Sampling
 
 MAX_LABEL_TOKENS = 64
 
@@ -28,14 +30,16 @@ class Label:
 @dataclass(frozen=True, eq=False)
 class Request:
     """What the engine answers. `heard` is the audio that it was made of; `audio_keys` name the audio of each
-    prompt. `structure` is where `grammar` comes from."""
+    prompt. `grammar_place`: where the client wrote what `grammar` comes from. `kept`: special tokens that are text in
+    the answer."""
 
     id: JobId
     prompts: Sequence[Prompt]
     sampling: Sampling
     heard: Heard = NOTHING_HEARD
-    structure: Structure | None = None
     grammar: Grammar | None = None
+    grammar_place: str | None = None
+    kept: Mapping[int, str] = field(default_factory=dict)
     labels: tuple[Label, ...] = ()
     priority: int = 0
     deadline: float | None = None
@@ -47,6 +51,10 @@ class Request:
         if not self.prompts:
             raise ValueError("a model's `prepare` gave no prompt")
         object.__setattr__(self, "audio_keys", tuple(map(audio_keys, self.prompts)))
+
+    def opening(self, prompt: Prompt) -> str:
+        """What of the answer's text a prompt has written. An answer that follows a grammar begins with it."""
+        return prompt.opening if self.grammar is None else ""
 
 
 class RequestBuilder:
@@ -60,7 +68,10 @@ class RequestBuilder:
 
     def compile(self, job: Job) -> Grammar | None:
         """The grammar of the job's structure. Of a client's making, so it may take seconds. Raises `BadRequest`."""
-        return self._compiler.compile(job.structure) if job.structure else None
+        tools, dialect = job.tools, self._model.capabilities.tools
+        if tools is None or dialect is None:
+            return self._compiler.compile(job.structure) if job.structure else None
+        return compile_calls(self._compiler, tools, TOOLS[dialect], job.structure)
 
     def prepare(self, job: Job, conversation: Conversation, heard: Heard, grammar: Grammar | None) -> Request:
         """The request of a job, whose messages and audio are `conversation`. Computes features, so not for the engine's
@@ -70,7 +81,9 @@ class RequestBuilder:
             assert isinstance(text, str), "a plain job has one message of one text"
             return self.build(job, [self._model.prepare_plain(text)], grammar, heard)
         task, model = job.task, self._model
-        prompts = model.transcribe(conversation, task) if task else model.prepare_by(conversation, job.templating)
+        if task:
+            return self.build(job, model.transcribe(conversation, task), grammar, heard)
+        prompts = model.prepare_by(conversation, job.templating, job.tools)
         return self.build(job, prompts, grammar, heard)
 
     def tokens(self, job: Job, conversation: Conversation, heard: Heard) -> Told:
@@ -87,27 +100,40 @@ class RequestBuilder:
         """Raises `BadRequest` for what the model cannot do. `grammar` is what `compile` has made for the job."""
         self._check_bias(job.sampling)
         _check_prompts(prompts)
-        structure = job.structure
-        assert (structure is None) == (grammar is None), "a structure is compiled"
-        if structure is not None and len(prompts) > 1:
+        place = _grammar_place(job)
+        assert (place is None) == (grammar is None), "a structure is compiled"
+        if (grammar is not None or job.tools is not None) and len(prompts) > 1:
+            place = place or "tools"
             raise BadRequest(
-                f"`{structure.place}`: the audio is answered in {len(prompts)} pieces, and a structure needs one. "
+                f"`{place}`: the audio is answered in {len(prompts)} pieces, and this needs an answer in one. "
                 "Send a single clip that the model takes at once.",
-                structure.place,
+                place,
             )
         return Request(
             id=job.id,
             prompts=prompts,
             sampling=_sampling(job),
             heard=heard,
-            structure=structure,
             grammar=grammar,
+            grammar_place=place,
+            kept=self._kept(job),
             labels=self._labels(job, min(MAX_LABEL_TOKENS, prompts[0].max_new_tokens)),
             priority=job.priority,
             deadline=job.deadline,
             tells_segments=job.task is not None,
             tells_usage=job.tells_usage,
         )
+
+    def _kept(self, job: Job) -> dict[int, str]:
+        """The special tokens that are to be read in the answer: markers of calls, where there are tools, and of
+        thoughts, where they are told apart."""
+        model = self._model.capabilities
+        names: list[str] = []
+        if job.tools is not None and model.tools is not None:
+            names += TOOLS[model.tools].markers
+        if model.reasoning is not None and not job.plain and job.task is None:
+            names += THOUGHTS[model.reasoning]
+        return {id_: name for name, id_ in self.vocabulary.special_ids(names).items()}
 
     def _check_bias(self, sampling: Sampling) -> None:
         for token, _ in sampling.logit_bias:
@@ -128,6 +154,13 @@ class RequestBuilder:
                 job.structure.place,
             )
         return labels
+
+
+def _grammar_place(job: Job) -> str | None:
+    """Where the client wrote what the answer must look like, if it must."""
+    if job.tools is not None and job.tools.choice == "required":
+        return "tool_choice"
+    return job.structure.place if job.structure else None
 
 
 def _sampling(job: Job) -> Sampling:

@@ -125,7 +125,7 @@ class Sequence:
         self.times = times_of(self.prompt)
         if self.spans is not None:
             self.spans.next_window()
-        self.text.begin(self.prompt.lead, text_before(self.prompt))
+        self.text.begin(self.prompt.lead, self.request.opening(self.prompt), text_before(self.prompt))
         self.sampler.begin(self.prompt.token_ids)
 
     def deltas(self) -> list[Delta]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Tokenizer
 
 from wire import TokenLogprob
 
 BROKEN = "\ufffd"  # what decoders write for a byte that is no character's
+NONE_KEPT: Mapping[int, str] = {}
 MAX_PENDING_TOKENS = 16  # a character has 4 bytes; more tokens without a whole one are broken, and told as such
 
 
@@ -23,15 +24,18 @@ class Detokenizer:
         text       … [ given  ][ next    ]
 
     The `DecodeStream` of tokenizers does likewise, but raises on broken bytes that change the text of those before
-    them, and decodes ever more ids while there is no text.
+    them, and decodes ever more ids while there is no text. Special tokens have no text, but for those in `kept`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, kept: Mapping[int, str] = NONE_KEPT, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._kept = kept
         self._before = list(before)
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
+        if token in self._kept:
+            return self.flush() + self._kept[token]
         self._pending.append(token)
         text = self._next_text()
         if text and not text.endswith(BROKEN):
@@ -114,14 +118,14 @@ class AnswerText:
 
     Joins each prompt's text to the text before with the prompt's `lead` (see `models.base.Prompt`). A token's
     log-probability comes with the text that it completes, or begins: a token without text of its own waits for the next
-    that has some. Those of a stop string and of what follows it never come.
+    that has some. Those of a stop string and of what follows it never come. `kept`: special tokens that are text here.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], kept: Mapping[int, str] = NONE_KEPT) -> None:
+        self._tokenizer, self._kept = tokenizer, kept
         self._scanner = StopScanner(stops)
         self._lead: str | None = None
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, kept)
         self._written = self._certain = 0  # characters given to the scanner, and got back
         self._text: list[str] = []  # certain and not taken
         self._textless: list[TokenLogprob] = []  # of the tokens since the last text
@@ -131,10 +135,12 @@ class AnswerText:
     def stopped(self) -> bool:
         return self._scanner.stopped
 
-    def begin(self, lead: str | None, before: Sequence[int] = ()) -> None:
-        """The next tokens come from a new prompt; they go on the text of the tokens `before`."""
-        self._detokenizer = Detokenizer(self._tokenizer, before)
+    def begin(self, lead: str | None, opening: str = "", before: Sequence[int] = ()) -> None:
+        """The next tokens come from a new prompt; they go on the text of the tokens `before`. `opening`: what it has
+        written of their text itself."""
+        self._detokenizer = Detokenizer(self._tokenizer, self._kept, before)
         self._lead = lead
+        self._scan(opening)
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> None:
         if logprob is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,16 @@ _FALLBACK_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True, eq=False)
 class Lexicon:
-    """The tokens that are text, as llguidance takes them. `text_bits` marks them in the shape of one of its masks."""
+    """The tokens that are text, as llguidance takes them. `bits` marks them in the shape of one of its masks."""
 
     tokenizer: LLTokenizer
-    text_bits: npt.NDArray[np.int32]
+    bits: npt.NDArray[np.int32]
+
+    def with_special(self, ids: Iterable[int]) -> Lexicon:
+        """With tokens that are no text, and that a grammar can have by their numbers only."""
+        marked = np.unpackbits(self.bits.view(np.uint8), bitorder="little")
+        marked[list(ids)] = 1
+        return Lexicon(self.tokenizer, np.packbits(marked, bitorder="little").view(np.int32))
 
 
 class Vocabulary:
@@ -64,6 +71,11 @@ class Vocabulary:
         where the tokenizer does not call it special."""
         added = self._added.get(token)
         return token not in self.end_ids and not (added and _is_special(added)) and self.token_bytes(token) != b""
+
+    def special_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """Those of the names that are tokens of their own and no text, with their ids."""
+        ids = {name: self._tokenizer.token_to_id(name) for name in names}
+        return {name: id_ for name, id_ in ids.items() if id_ in self._added and not self.is_text(id_)}
 
     def lexicon(self) -> Lexicon:
         """Built at the first call: about a quarter of a second for 50,000 tokens."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from errors import BadRequest
-from wire import Capabilities, Role, Sampling, Templating, Transcribe
+from wire import AS_USUAL, Capabilities, Role, Sampling, Templating, ToolCall, Tools, Transcribe
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,14 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
+    """What `wire.Message` is, with its audio."""
+
     role: Role
     parts: tuple[str | Clip, ...]
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
 
 
 Conversation = tuple[Turn, ...]
@@ -52,7 +58,8 @@ class Prompt:
     encoder-decoder: makes the `num_following` last tokens of the prompt from the logits after those before, shape
     (vocabulary,), so that a model may tell the language itself. `num_context`: so many of the first tokens are what
     was said before. `language`: what the audio's is, as an ISO 639 code, where it is known; `languages`: what
-    tokens of `follow_up` say about it. `first_timestamp`: tokens from this id on are times, and the
+    tokens of `follow_up` say about it. `opening`: what the prompt has written of the answer itself, such as a tag
+    before thoughts. `first_timestamp`: tokens from this id on are times, and the
     answer tells them, see `engine.timestamps`; `None`: they are never written.
     """
 
@@ -67,6 +74,7 @@ class Prompt:
     num_context: int = 0
     language: str | None = None
     languages: Mapping[int, str] = field(default_factory=dict)
+    opening: str = ""
     first_timestamp: int | None = None
 
     @property
@@ -180,6 +188,7 @@ class CausalModel(ABC):
     banned_ids: tuple[int, ...] = ()  # never sampled either
     banned_first_ids: tuple[int, ...] = ()  # not as an answer's first token
     timestamp_ids: range = range(0)  # of the banned ones, those that are sampled where a prompt wants times
+    takes_tools: bool = False  # `prepare_by` makes something of them
 
     @property
     def vocabulary_size(self) -> int:
@@ -199,8 +208,12 @@ class CausalModel(ABC):
         model cannot take.
         """
 
-    def prepare_by(self, conversation: Conversation, templating: Templating) -> Sequence[Prompt]:
-        """As `prepare`, where the client says how the chat template is to be applied."""
+    def prepare_by(
+        self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
+    ) -> Sequence[Prompt]:
+        """As `prepare`, where the client says how the chat template is to be applied, or the model may be told of
+        tools. Overridden by one that has a template. Raises `BadRequest`."""
+        assert tools is None, "a model that takes none is given none"
         refuse_templating(templating)
         return self.prepare(conversation)
 
@@ -329,4 +342,6 @@ def one_window_each(conversation: Conversation) -> list[Conversation]:
 
 
 def _replaced(conversation: Conversation, old: Clip, new: Clip) -> Conversation:
-    return tuple(Turn(turn.role, tuple(new if part is old else part for part in turn.parts)) for turn in conversation)
+    return tuple(
+        replace(turn, parts=tuple(new if part is old else part for part in turn.parts)) for turn in conversation
+    )

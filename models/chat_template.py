@@ -14,6 +14,7 @@ import json
 import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -25,7 +26,8 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from errors import BadRequest
 from models.base import Clip, Conversation, Turn, no_plain_text, refuse_templating
-from wire import AS_USUAL, Templating
+from models.tool_messages import history_fields, plain_json, texts_beside, tools_for_template
+from wire import AS_USUAL, Templating, Tools
 
 MARK = "5f1c"  # a text that no template writes by itself
 MAX_ERROR_CHARS = 200
@@ -111,23 +113,41 @@ class ChatTemplate:
 
     # -------------------------------------------------------------------------------------------------- conversations
 
-    def inputs(self, conversation: Conversation, templating: Templating = AS_USUAL) -> Mapping[str, Any]:
+    @property
+    def text(self) -> str:
+        """The template itself; of a checkpoint that has several, all of them. Mistral's is code, and its tools are
+        known."""
+        if self._is_mistral:
+            return "tools [TOOL_CALLS]"
+        template = self._processor.chat_template
+        return template if isinstance(template, str) else "\n".join(template.values())
+
+    def inputs(
+        self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
+    ) -> Mapping[str, Any]:
         """The processor's output for one conversation, each clip in one window. Several threads may call it. Raises
         `BadRequest` for a conversation that the template or the processor refuses."""
-        if self._is_mistral:
-            refuse_templating(templating)
-        conversation = tuple(Turn(turn.role, _merged(turn.parts)) for turn in conversation)
+        conversation = tuple(replace(turn, parts=_merged(turn.parts)) for turn in conversation)
         if not self._sanitizes and not self._is_mistral:
             self._refuse_control_tokens(conversation)
-        options = {**self._known(templating), **_template_options(templating)}
-        if self._sanitizes:
-            options["sanitize_control_tokens"] = True
+        self._refuse_control_tokens_in_calls(conversation, tools)
+        options = self._options(templating)
+        if tools is not None:
+            options["tools"] = tools_for_template(tools)
         try:
             return self._inputs(conversation, options)
         except self._refusals as error:
             log.info("a conversation was refused", exc_info=True)
             reason = f"The model's chat template or processor refuses this: {_shortly(error)}"
             raise BadRequest(reason, "messages") from error
+
+    def _options(self, templating: Templating) -> dict[str, Any]:
+        """Of the template, in transformers' words. Mistral's takes none of them."""
+        if self._is_mistral:
+            refuse_templating(templating)
+            return {}
+        options = {**self._known(templating), **_template_options(templating)}
+        return {**options, "sanitize_control_tokens": True} if self._sanitizes else options
 
     def _known(self, templating: Templating) -> dict[str, Any]:
         """The variables that the template reads. Others, a processor would take for options of its own."""
@@ -152,7 +172,7 @@ class ChatTemplate:
         messages = [self._message(turn) for turn in conversation]
         if self._is_mistral:
             wanted = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-            return dict(processor.apply_chat_template([messages], **wanted))
+            return dict(processor.apply_chat_template([messages], **wanted, **options))
         if self._is_tokenizer:
             return dict(processor.apply_chat_template(messages, return_dict=True, return_tensors="pt", **options))
         if self._audio_in_text:
@@ -216,7 +236,11 @@ class ChatTemplate:
             content = [self._block(part) for part in turn.parts]
         else:
             content = "".join(part for part in turn.parts if isinstance(part, str))
-        return {"role": turn.role, "content": content}
+        return {"role": turn.role, "content": content, **history_fields(turn, short_ids=self._wants_short_ids)}
+
+    @property
+    def _wants_short_ids(self) -> bool:
+        return "[TOOL_CALLS]" in self.text
 
     def _block(self, part: str | Clip) -> Block:
         if isinstance(part, str):
@@ -227,16 +251,24 @@ class ChatTemplate:
         return {"type": "audio", "audio": window}
 
     def _refuse_control_tokens(self, conversation: Conversation, place: str = "messages") -> None:
+        self._refuse_names_in((part for turn in conversation for part in turn.parts if isinstance(part, str)), place)
+
+    def _refuse_control_tokens_in_calls(self, conversation: Conversation, tools: Tools | None) -> None:
+        """What is sanitised are texts, and not the keys of objects."""
+        if self._is_mistral:
+            return
+        self._refuse_names_in((text for turn in conversation for text in texts_beside(turn)), "messages")
+        self._refuse_names_in((plain_json(tool.text) for tool in (tools.functions if tools else ())), "tools")
+
+    def _refuse_names_in(self, texts: Iterable[str], place: str) -> None:
         names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         names += [self.audio_token] if self.audio_token else []
-        for turn in conversation:
-            for part in turn.parts:
-                if isinstance(part, str) and any(name in part for name in names):
-                    raise BadRequest(
-                        f"`{place}` holds the text of one of the model's control tokens, which is not taken as text "
-                        "here. Leave it out.",
-                        place,
-                    )
+        if any(name in text for text in texts for name in names):
+            raise BadRequest(
+                f"`{place}` holds the text of one of the model's control tokens, which is not taken as text here. "
+                "Leave it out.",
+                place,
+            )
 
     def backend(self) -> Tokenizer:
         """A tokenizer of the same vocabulary, for reading answers; nobody else changes its settings."""

@@ -9,22 +9,29 @@ each clip and the text it was given.
     #delay=0.01     seconds for each decode step                  #die            the process ends at the third step
     #prefill=1      seconds of prefill, in pieces of a tenth      #hang           the third step does not end
     #bad            refuse the conversation with a 400            #fail=nan       its logits are no numbers
+    #open           the prompt has written <think> already
+    #text=a%20b     answer with this text, quoted as in a URL     #tools          answer with all it is told of tools
 
 It hears clips of any length, as many as there are; called `fake:30` it hears 30 seconds at once, and called `fake:30:2`
-two clips at most. Each window of a longer clip has an answer of its own.
+two clips at most. Each window of a longer clip has an answer of its own. Markers of calls and thoughts are tokens.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+from urllib.parse import quote, unquote
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from dialects import THOUGHTS, TOOLS
 from errors import BadRequest
 from models.base import (
     CausalModel,
@@ -36,13 +43,17 @@ from models.base import (
     Turn,
     clips_of,
     one_window_each,
+    refuse_templating,
 )
-from wire import Capabilities
+from models.tool_messages import history_fields, tools_for_template
+from wire import AS_USUAL, Capabilities, Templating, Tools
 
 SAMPLING_RATE = 16_000
 MAX_NEW_TOKENS = 100_000
 _NAME = re.compile(r"fake(?::([1-9]\d*)(?::([1-9]\d*))?)?")
 _ORDER = re.compile(r"#(\w+)(?:=(\S+))?")
+_MARKER_NAMES = sorted({*(name for each in TOOLS.values() for name in each.markers), *chain(*THOUGHTS.values())})
+_MARKERS = re.compile(f"({'|'.join(map(re.escape, _MARKER_NAMES))})")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CERTAIN = 50.0  # a logit so high that sampling at temperature 2 takes it, too
 _FAULT_STEP = 3
@@ -61,6 +72,8 @@ class Script(Prompt):
 
 
 class FakeModel(CausalModel):
+    takes_tools = True
+
     def __init__(self, max_seconds_per_window: float | None = None, max_clips: int | None = None) -> None:
         self.capabilities = Capabilities(
             sampling_rate=SAMPLING_RATE,
@@ -68,6 +81,7 @@ class FakeModel(CausalModel):
             long_audio="error",
             batching="continuous",
             max_clips=max_clips,
+            tools="hermes",
         )
 
     @classmethod
@@ -84,8 +98,16 @@ class FakeModel(CausalModel):
         self.end_ids = frozenset({_end_id(self.tokenizer)})
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
+        return self.prepare_by(conversation)
+
+    def prepare_by(
+        self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
+    ) -> Sequence[Prompt]:
+        refuse_templating(templating)
         text = " ".join(part for part in conversation[-1].parts if isinstance(part, str))
         orders = dict(_ORDER.findall(text))
+        if "tools" in orders:
+            orders["text"] = quote(json.dumps(_told_of_tools(conversation, tools)))
         if "bad" in orders:
             raise BadRequest("The fake model was told to refuse this.", "messages")
         if orders.get("fail") == "prepare":
@@ -106,12 +128,21 @@ class FakeModel(CausalModel):
             num_audio_tokens=audio_tokens,
             max_new_tokens=MAX_NEW_TOKENS,
             lead=lead,
-            answer=self._ids(_answer(text, clips, orders)),
+            answer=self._answer_ids(_answer(text, clips, orders)),
+            opening="<think>" if "open" in orders else "",
             random="random" in orders,
             delay_s=float(orders.get("delay") or 0),
             prefill_s=float(orders.get("prefill") or 0),
             fault=next((name for name in ("die", "hang") if name in orders), orders.get("fail", "")),
         )
+
+    def _answer_ids(self, text: str) -> tuple[int, ...]:
+        """Markers are tokens of their own."""
+        ids: list[int] = []
+        for piece in _MARKERS.split(text):
+            marker = self.tokenizer.token_to_id(piece) if _MARKERS.fullmatch(piece) else None
+            ids += self._ids(piece) if marker is None else [marker]
+        return tuple(ids)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text).ids)
@@ -206,6 +237,8 @@ class _FakePrefill(Prefill):
 
 
 def _answer(text: str, clips: Sequence[Clip], orders: dict[str, str]) -> str:
+    if "text" in orders:
+        return unquote(orders["text"])
     if "say" in orders:
         return orders["say"].replace("_", " ")
     if "tokens" in orders:
@@ -216,13 +249,19 @@ def _answer(text: str, clips: Sequence[Clip], orders: dict[str, str]) -> str:
     return f"I heard {heard}. You said: {text}"
 
 
+def _told_of_tools(conversation: Conversation, tools: Tools | None) -> Any:
+    """As a chat template would be."""
+    history = [{"role": turn.role, **history_fields(turn, short_ids=False)} for turn in conversation]
+    return {"tools": tools_for_template(tools) if tools else None, "history": history}
+
+
 def _byte_tokenizer() -> Tokenizer:
     """One token for each byte, so that a character of several bytes takes several steps."""
     alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|end|>"]
     tokenizer = Tokenizer(models.BPE(vocab={token: id_ for id_, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.add_special_tokens(["<|end|>", *_MARKER_NAMES])
     tokenizer.encode_special_tokens = True  # "<|end|>" in a user's text is text
     return tokenizer
 

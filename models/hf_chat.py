@@ -11,15 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dialects import THOUGHTS, takes_tools, tool_style_of
 from errors import AudioTooLong, BadRequest
 from models.base import CausalModel, Clip, Conversation, Prompt, Turn, clips_of, one_window_each
 from models.chat_template import ChatTemplate
 from models.huggingface import AUDIO_IDS, Checkpoint, defaults_of, end_ids_of, ids_in, tensors, window_of
-from wire import AS_USUAL, Capabilities, Templating, Transcribe
+from wire import AS_USUAL, Capabilities, Templating, Tools, Transcribe
 
 OTHER_IDS = tuple(f"{kind}_token_{ending}" for kind in ("image", "video") for ending in ("id", "index"))
 TEXT_ONLY_RATE = 16_000  # hertz; nobody's
 PROBE_S = 1.0
+END_OF_CALL = "<|eom_id|>"
+OPENING_TOKENS = 16  # of a prompt's end, to see what it opens
+NOT_MEASURED = Capabilities(TEXT_ONLY_RATE, None, "error", "continuous")
 # How far a processor is tried for cutting audio. Longer audio is tried in each request.
 HORIZON_S = 660
 USUAL_CUTS_S = (30, 600, 630)  # Whisper's window, Audio Flamingo 3's, GLM-ASR's: tried first, to be quick
@@ -48,19 +52,28 @@ class HuggingFaceChat(CausalModel):
         audio_ids = ids_in(processor, module.config, audio_config, names=AUDIO_IDS)
         self._template = ChatTemplate(processor, audio_ids[0] if audio_ids else None)
         self.tokenizer = self._template.backend()
-        self.end_ids = end_ids_of(module, self._template.tokenizer)
+        self.end_ids = end_ids_of(module, self._template.tokenizer) | self._call_ends()
         self.banned_ids = tuple(module.generation_config.suppress_tokens or ())
         self.banned_first_ids = tuple(module.generation_config.begin_suppress_tokens or ())
         self.defaults = defaults_of(module.generation_config)
         self._audio_ids = torch.tensor(audio_ids)
         self.max_model_len = window_of(module.config)
-        self.capabilities = self._measured()
+        self.takes_tools = takes_tools(self._template.text)
+        self.capabilities = NOT_MEASURED
+        self.capabilities = replace(self._measured(), tools=tool_style_of(self._template.text))
+
+    def _call_ends(self) -> frozenset[int]:
+        """What Llamas end a message with that is a call; not every checkpoint names it as an end."""
+        id_ = self.tokenizer.token_to_id(END_OF_CALL)
+        return frozenset() if id_ is None else frozenset({id_})
 
     def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        return self.prepare_by(conversation, AS_USUAL)
+        return self.prepare_by(conversation)
 
-    def prepare_by(self, conversation: Conversation, templating: Templating) -> Sequence[Prompt]:
-        prompts = self._prompts(conversation, partial(self._inputs, templating=templating))
+    def prepare_by(
+        self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
+    ) -> Sequence[Prompt]:
+        prompts = self._prompts(conversation, partial(self._inputs, templating=templating, tools=tools))
         return [replace(prompt, is_continued=templating.continues) for prompt in prompts]
 
     def transcribe(self, conversation: Conversation, task: Transcribe) -> Sequence[Prompt]:
@@ -90,10 +103,21 @@ class HuggingFaceChat(CausalModel):
             num_audio_tokens=int(torch.isin(ids, self._audio_ids).sum()),
             max_new_tokens=self.max_model_len - ids.shape[1],
             lead=lead,
+            opening=self._opening(ids[0, -OPENING_TOKENS:].tolist()),
         )
 
-    def _inputs(self, conversation: Conversation, templating: Templating = AS_USUAL) -> dict[str, torch.Tensor]:
-        return tensors(self._template.inputs(conversation, templating), self.module)
+    def _opening(self, last_ids: Sequence[int]) -> str:
+        """The tag before thoughts, where the template has written it: the model goes on behind it."""
+        if self.capabilities.reasoning is None:
+            return ""
+        tag, _ = THOUGHTS[self.capabilities.reasoning]
+        ends = self.tokenizer.decode(last_ids, skip_special_tokens=False).rstrip().endswith(tag)
+        return tag if ends else ""
+
+    def _inputs(
+        self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
+    ) -> dict[str, torch.Tensor]:
+        return tensors(self._template.inputs(conversation, templating, tools), self.module)
 
     def _transcription_inputs(self, conversation: Conversation, language: str | None) -> dict[str, torch.Tensor]:
         (clip,) = clips_of(conversation)

@@ -253,7 +253,15 @@ def test_unknown_fields_and_explicit_nulls_are_accepted() -> None:
             user="me",
             store=True,
             metadata={"a": [1]},
-            messages=[{"role": "assistant", "content": None, "name": "x", "tool_calls": [{"id": "1"}]}, *HELLO],
+            messages=[
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "name": "x",
+                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+                },
+                *HELLO,
+            ],
             modalities=["text"],
         )
     )

@@ -63,6 +63,7 @@ def split_settings(settings: Settings) -> tuple[Settings, Settings]:
         )
     shared: dict[str, Any] = {"workers_per_device": 2 * settings.workers_per_device}
     of_llm_only = dict.fromkeys(("revision", "attn_implementation", "quantization", "adapter", "kv_tokens"))
+    of_llm_only |= {"tool_call_parser": "none", "reasoning_parser": "none"}
     ears = {**shared, **of_llm_only, "model": names[0], "trust_remote_code": False, "prefix_cache_mb": 0}
     llm = {**shared, "model": names[1], "encoder_cache_mb": 0}
     return settings.model_copy(update=ears), settings.model_copy(update=llm)
@@ -151,7 +152,7 @@ class CascadeRequests:
 def _without_audio(conversation: Conversation) -> Conversation:
     """An hour of audio is 200 MB, and is not to wait for the LLM."""
     return tuple(
-        Turn(turn.role, tuple(Clip(()) if isinstance(part, Clip) else part for part in turn.parts))
+        replace(turn, parts=tuple(Clip(()) if isinstance(part, Clip) else part for part in turn.parts))
         for turn in conversation
     )
 
@@ -160,7 +161,7 @@ def with_transcripts(conversation: Conversation, transcripts: Sequence[str]) -> 
     """The conversation with a transcript in the place of each clip, in order. A turn with clips becomes one text."""
     following = iter(transcripts)
     return tuple(
-        Turn(turn.role, (_as_text(turn.parts, following),)) if clips_of((turn,)) else turn for turn in conversation
+        replace(turn, parts=(_as_text(turn.parts, following),)) if clips_of((turn,)) else turn for turn in conversation
     )
 
 

@@ -66,10 +66,11 @@ class Preparer:
         The job holds its seconds of audio until `forget`, and waits here while those before it hold too many.
         """
         self._check_clips(job)
+        self._check_tools(job)
         source = self._source = self._source or self._make_source()
         loop = asyncio.get_running_loop()
         grammar = None
-        if job.structure:
+        if job.structure or job.tools:
             grammar = await loop.run_in_executor(self._grammar_threads, self._requests.compile, job)
         waveforms = await source.load(job.id, job.audio_parts)
         return await loop.run_in_executor(self._threads, self._request, job, waveforms, grammar)
@@ -118,6 +119,14 @@ class Preparer:
                 place,
             )
 
+    def _check_tools(self, job: Job) -> None:
+        if job.tools is not None and self._capabilities.tools is None:
+            raise BadRequest(
+                "`tools`: the served model knows no tools, or writes calls of them in a way that the server does not "
+                "read. Leave them out, or set `tool_choice` to `none`.",
+                "tools",
+            )
+
     def _request(self, job: Job, waveforms: Sequence[Waveform], grammar: Grammar | None) -> Request | Told:
         self._running[job.id] = time.monotonic()
         try:
@@ -161,6 +170,10 @@ def _conversation(job: Job, clips: Iterable[Clip]) -> Conversation:
         Turn(
             message.role,
             tuple(part.text if isinstance(part, TextPart) else next(following) for part in message.parts),
+            message.calls,
+            message.call_id,
+            message.name,
+            message.reasoning,
         )
         for message in job.messages
     )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from audio.decode import FORMATS
 from config import Settings
+from dialects import ToolStyle
 from engine.batching import BatchEngine
 from engine.engine import Engine, EngineEvent
 from engine.grammar import Grammar
@@ -97,21 +98,40 @@ def load(settings: Settings, device: str, heed_card: bool = True) -> Served:
 
 def _load_cascade(settings: Settings, device: str) -> Served:
     """Both models are loaded before either's engine measures what memory is left. Raises `ValueError` for deaf ears."""
-    of_ears, of_llm = split_settings(settings)
-    hears = _load_model(of_ears, device)
+    ears_settings, llm_settings = split_settings(settings)
+    hears = _load_model(ears_settings, device)
     if hears.capabilities.max_clips == 0:
-        raise ValueError(f"--model {of_ears.model} reads text only, and cannot be the ears of a cascade.")
-    answers = _load_model(of_llm, device)
-    ears, llm = serve(hears, of_ears), serve(answers, of_llm)
+        raise ValueError(f"--model {ears_settings.model} reads text only, and cannot be the ears of a cascade.")
+    answers = _load_model(llm_settings, device)
+    ears, llm = serve(hears, ears_settings), serve(answers, llm_settings)
     engine = CascadeEngine(ears.engine, llm.engine)
     batching, why = engine.batching
-    return Served(engine, replace(ears.capabilities, batching=batching, why=why, max_clips=None))
+    of_llm = llm.capabilities
+    capabilities = replace(ears.capabilities, tools=of_llm.tools, reasoning=of_llm.reasoning, max_clips=None)
+    return Served(engine, replace(capabilities, batching=batching, why=why))
 
 
 def _load_model(settings: Settings, device: str, heed_card: bool = True) -> CausalModel | TextModel:
     model = registry.create(settings.model, load_options(settings))
     model.setup(device, settings.dtype)
+    model.capabilities = _as_settings_say(model, settings)
     return as_card_says(model, read_card(settings.model, settings.cards_path)) if heed_card else model
+
+
+def _as_settings_say(model: CausalModel | TextModel, settings: Settings) -> Capabilities:
+    """How the model's calls and thoughts are read. Raises `ValueError` for one that could never call anything."""
+    tools: ToolStyle | None
+    asked = settings.tool_call_parser
+    if asked == "auto":
+        tools = model.capabilities.tools
+    elif asked == "none":
+        tools = None
+    elif isinstance(model, CausalModel) and model.takes_tools:
+        tools = asked
+    else:
+        raise ValueError(f"--tool-call-parser {asked}: this model has no chat template that knows tools.")
+    reasoning = None if settings.reasoning_parser == "none" else settings.reasoning_parser
+    return replace(model.capabilities, tools=tools, reasoning=reasoning)
 
 
 def serve(model: CausalModel | TextModel, settings: Settings) -> Served:
