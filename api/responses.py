@@ -12,9 +12,11 @@ from starlette.responses import Response
 from api import responses_schema, sse
 from api.answers import Json, Reply
 from api.endpoint import Answer, Endpoint
+from api.reading import Reading
 from api.reception import Events
 from api.responses_events import Frame, ResponseBody, ResponseEvents
 from api.responses_schema import ResponsesRequest
+from api.tool_schema import tools_told_again
 from errors import EardrumError
 from wire import Delta, Finished
 
@@ -26,7 +28,8 @@ class Responses(Endpoint[ResponsesRequest]):
     build = staticmethod(responses_schema.build_job)
 
     def answer(self, asked: ResponsesRequest, reply: Reply) -> Answer:
-        frame = Frame(reply, _told_again(asked), asked.logprobs)
+        reading = Reading.of(asked, lambda: self._pending.capabilities)
+        frame = Frame(reply, _told_again(asked), asked.logprobs, reading)
         return partial(_streamed, frame=frame) if asked.stream else partial(_collected, frame=frame)
 
 
@@ -40,6 +43,7 @@ def _told_again(asked: ResponsesRequest) -> Json:
         "text": {"format": asked.text_format},
         "top_logprobs": asked.top_logprobs or 0,
         "top_p": asked.top_p,
+        **tools_told_again(asked),
     }
 
 

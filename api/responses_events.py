@@ -1,17 +1,21 @@
 """Our words to those of OpenAI's Responses API: a job's events to a `response`, or to the events of its stream. Pure.
 
-    created ─ in_progress ─ item added ─ part added ─ text deltas ─ text done ─ part done ─ item done ─ completed
+    created ─ in_progress ─ each item in turn: added ─ its deltas ─ done ─ completed
 
-A response has one item, a message, with one part, a text. An answer that was cut at its limit is `incomplete`.
+The items are thoughts, messages and calls, in the order in which the model wrote them; where it wrote nothing, an empty
+message. An answer that was cut at its limit is `incomplete`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count
 
-from api.answers import Json, Reply, audio_usage, labels_of, logprobs_of
+from api.answers import Json, Reply, audio_usage
+from api.pieces import Arguments, CallBegun, Content, Piece, Thought
+from api.reading import PLAIN, Reading
+from api.response_items import CallItem, Item, MessageItem, ReasoningItem, Told
 from errors import EardrumError
 from wire import Delta, Finished, TokenLogprob, Usage
 
@@ -23,10 +27,12 @@ class Frame:
     reply: Reply
     asked: Json
     logprobs: bool = False
+    reading: Reading = PLAIN
 
     @property
-    def item_id(self) -> str:
-        return self.reply.id.replace("resp_", "msg_", 1)
+    def key(self) -> str:
+        """What the ids of its items are made of."""
+        return self.reply.id.removeprefix("resp_")
 
     def response(self, status: str, output: list[Json], **fields: object) -> Json:
         return {
@@ -46,7 +52,7 @@ class Frame:
         }
 
 
-_FIXED: Json = {  # what other servers have, and this one does not
+_FIXED: Json = {  # what other servers have and this one does not, and what is so where nothing is asked
     "background": False,
     "parallel_tool_calls": True,
     "previous_response_id": None,
@@ -58,79 +64,35 @@ _FIXED: Json = {  # what other servers have, and this one does not
 }
 
 
-@dataclass
-class ResponseBody:
-    """Collects a job's events into one `response`."""
-
-    frame: Frame
-    texts: list[str] = field(default_factory=list)
-    tokens: list[TokenLogprob] = field(default_factory=list)
-    end: Finished | None = None
-
-    def add(self, event: Delta | Finished) -> None:
-        if isinstance(event, Delta):
-            self.texts.append(event.text)
-            self.tokens.extend(event.logprobs)
-        else:
-            self.end = event
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    @property
-    def logprobs(self) -> list[Json]:
-        """Of all tokens so far; empty where they were not asked for."""
-        return _logprobs(self.tokens) if self.frame.logprobs else []
-
-    def part(self) -> Json:
-        labels = labels_of(self.end) if self.end else {}
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs, **labels}
-
-    def item(self) -> Json:
-        """The message, with all that was said, once it has ended."""
-        return _item(self.frame, self._status, [self.part()])
-
-    def body(self, now: int) -> Json:
-        """The whole response. `now` in Unix seconds."""
-        assert self.end is not None, "a job ends before its response is complete"
-        cut = self._status == "incomplete"
-        details = {"reason": "max_output_tokens"} if cut else None
-        fields = {"incomplete_details": details, "usage": _usage(self.end.usage), "completed_at": None if cut else now}
-        return self.frame.response(self._status, [self.item()], **fields)
-
-    @property
-    def _status(self) -> str:
-        return "incomplete" if self.end is not None and self.end.reason == "length" else "completed"
-
-
 class ResponseEvents:
     """Turns a job's events into those of a stream, numbered from 0."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
-        self._said = ResponseBody(frame)
+        self._reader = frame.reading.start()
+        self._items: list[Item] = []
+        self._tokens: list[TokenLogprob] = []  # that belong to the next text
+        self._end: Finished | None = None
         self._numbers = count()
 
     def first(self) -> Iterator[Json]:
         for kind in ("response.created", "response.in_progress"):
             yield self._event(kind, response=self._frame.response("in_progress", []))
-        yield self._event("response.output_item.added", output_index=0, item=_item(self._frame, "in_progress", []))
-        yield self._of_part("response.content_part.added", part=self._said.part())
 
     def of(self, event: Delta | Finished) -> Iterator[Json]:
-        self._said.add(event)
-        if isinstance(event, Delta) and (event.text or event.logprobs):
-            logprobs = _logprobs(event.logprobs) if self._frame.logprobs else []
-            yield self._of_part("response.output_text.delta", delta=event.text, logprobs=logprobs)
+        if isinstance(event, Delta):
+            self._tokens += event.logprobs
+            pieces = self._reader.push(event.text)
+        else:
+            self._end = event
+            pieces = self._reader.end()
+        for piece in pieces:
+            yield from self._numbered(self._told(piece))
 
     def last(self, now: int) -> Iterator[Json]:
         """Once the job has ended. `now` in Unix seconds."""
-        said = self._said
-        yield self._of_part("response.output_text.done", text=said.text, logprobs=said.logprobs)
-        yield self._of_part("response.content_part.done", part=said.part())
-        yield self._event("response.output_item.done", output_index=0, item=said.item())
-        body = said.body(now)
+        yield from self._numbered(self._last_item_ends())
+        body = self._body(now)
         yield self._event(f"response.{body['status']}", response=body)
 
     def error(self, error: EardrumError) -> Json:
@@ -139,20 +101,74 @@ class ResponseEvents:
         fields = {"code": error.code, "message": error.message, "param": error.param}
         return self._event("error", **fields, **error.body())
 
-    def _of_part(self, kind: str, **fields: object) -> Json:
-        return self._event(kind, item_id=self._frame.item_id, output_index=0, content_index=0, **fields)
+    def _told(self, piece: Piece) -> Iterator[Told]:
+        tokens, self._tokens = self._tokens, []
+        match piece:
+            case Content(text):
+                if text or tokens:
+                    yield from self._in(MessageItem)
+                    yield from self._items[-1].more(text, tokens)
+            case Thought(text):
+                yield from self._in(ReasoningItem)
+                yield from self._items[-1].more(text, ())
+            case CallBegun(_, call_id, name):
+                yield from self._begin(CallItem(self._frame.key, len(self._items), call_id, name))
+            case Arguments(_, text):
+                yield from self._items[-1].more(text, ())
+
+    def _in(self, kind: type[MessageItem | ReasoningItem]) -> Iterator[Told]:
+        """Begin an item of this kind, unless the last one is."""
+        if not self._items or not isinstance(self._items[-1], kind):
+            yield from self._begin(kind(self._frame.key, len(self._items), self._frame.logprobs))
+
+    def _begin(self, item: Item) -> Iterator[Told]:
+        if self._items:
+            yield from self._items[-1].end("completed")
+        self._items.append(item)
+        yield from item.begin()
+
+    def _last_item_ends(self) -> Iterator[Told]:
+        if not self._items:
+            yield from self._in(MessageItem)
+        yield from self._items[-1].end(self._status, self._end)
+
+    @property
+    def _status(self) -> str:
+        return "incomplete" if self._end is not None and self._end.reason == "length" else "completed"
+
+    def _body(self, now: int) -> Json:
+        assert self._end is not None, "a job ends before its response is complete"
+        cut = self._status == "incomplete"
+        return self._frame.response(
+            self._status,
+            [item.body() for item in self._items],
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
+            usage=_usage(self._end.usage),
+            completed_at=None if cut else now,
+        )
+
+    def _numbered(self, told: Iterable[Told]) -> Iterator[Json]:
+        return (self._event(kind, **fields) for kind, fields in told)
 
     def _event(self, kind: str, **fields: object) -> Json:
         return {"type": kind, "sequence_number": next(self._numbers), **fields}
 
 
-def _item(frame: Frame, status: str, content: list[Json]) -> Json:
-    return {"id": frame.item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+class ResponseBody:
+    """Collects a job's events into one `response`."""
 
+    def __init__(self, frame: Frame) -> None:
+        self._told = ResponseEvents(frame)
 
-def _logprobs(tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> list[Json]:
-    content: list[Json] = logprobs_of(tokens)["content"]
-    return content
+    def add(self, event: Delta | Finished) -> None:
+        for _ in self._told.of(event):
+            pass
+
+    def body(self, now: int) -> Json:
+        """The whole response, which is what the last event of a stream tells. `now` in Unix seconds."""
+        *_, last = self._told.last(now)
+        body: Json = last["response"]
+        return body
 
 
 def _usage(usage: Usage) -> Json:

@@ -11,86 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from api.chat import build_message, check_messages
+from api.chat import build_message, check_messages, named_results
 from api.form import Form, Question, Unsupported
 from api.intake import Intake
+from api.responses_input import Item, as_messages
 from api.sampling import SamplingFields, build_sampling, check_sampling, check_top_logprobs
-from api.schema import (
-    AudioUrlBlock,
-    Block,
-    ChatMessage,
-    InputAudioBlock,
-    NamedSchema,
-    NotSupported,
-    RefusalBlock,
-    StructuredOutputs,
-    TextBlock,
-)
+from api.schema import ChatMessage, NamedSchema, NotSupported, StructuredOutputs
 from api.structure import check_structures, outputs_of
+from api.tool_schema import FlatToolFields, build_tools, check_tools, text_chars
 from config import Settings
 from wire import Job, JobId, Message, Structure
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` says to get them
-
-
-class ResponseText(Form):
-    """What somebody said: the user or, in the history, the model."""
-
-    type: Literal["input_text", "output_text"]
-    text: str
-
-
-Part = ResponseText | RefusalBlock | AudioUrlBlock | InputAudioBlock
-
-_PARTS = ("input_text", "output_text", "refusal", "input_audio", "audio_url")
-
-
-def _part_tag(part: Any) -> str | None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("input_text", "output_text"):
-        return "<text>"
-    return f"<{kind}>" if kind in _PARTS else None
-
-
-class Item(Form):
-    """A message. OpenAI's other items are calls of tools, their results and thoughts, which do not exist here."""
-
-    type: Literal["message"] | None = None
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[str, Tag("<string>")]
-        | Annotated[
-            list[
-                Annotated[
-                    Annotated[ResponseText, Tag("<text>")]
-                    | Annotated[RefusalBlock, Tag("<refusal>")]
-                    | Annotated[InputAudioBlock, Tag("<input_audio>")]
-                    | Annotated[AudioUrlBlock, Tag("<audio_url>")],
-                    Discriminator(
-                        _part_tag,
-                        custom_error_type="unknown_part",
-                        custom_error_message=f"Expected a content part with a `type` of {', '.join(_PARTS)}",
-                    ),
-                ]
-            ],
-            Tag("<parts>"),
-        ],
-        Discriminator(
-            lambda value: {str: "<string>", list: "<parts>"}.get(type(value)),
-            custom_error_type="content_type",
-            custom_error_message="Expected a string or a list of content parts",
-        ),
-    ]
-
-    def as_message(self) -> ChatMessage:
-        """The same in the words of the chat API; its parts stand in the same places."""
-        if isinstance(self.content, str):
-            return ChatMessage(role=self.role, content=self.content)
-        return ChatMessage(role=self.role, content=list(map(_block, self.content)))
-
-
-def _block(part: Part) -> Block:
-    return TextBlock(type="text", text=part.text) if isinstance(part, ResponseText) else part
 
 
 class PlainFormat(Form):
@@ -121,7 +53,7 @@ class TextConfig(Form):
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 
 
-class ResponsesRequest(Question, SamplingFields, NotSupported):
+class ResponsesRequest(Question, SamplingFields, FlatToolFields, NotSupported):
     """The fields that are used, those that are told again in the answer, and those that are refused."""
 
     input: Annotated[
@@ -144,7 +76,6 @@ class ResponsesRequest(Question, SamplingFields, NotSupported):
     conversation: Unsupported = None
     prompt: Unsupported = None
     background: Unsupported = None
-    tools: Unsupported = None
 
     @property
     def token_limit(self) -> int | None:
@@ -161,7 +92,7 @@ class ResponsesRequest(Question, SamplingFields, NotSupported):
         told = [("instructions", ChatMessage(role="system", content=self.instructions))] if self.instructions else []
         if isinstance(self.input, str):
             return [*told, ("input", ChatMessage(role="user", content=self.input))]
-        return [*told, *((f"input[{i}]", item.as_message()) for i, item in enumerate(self.input))]
+        return [*told, *as_messages(self.input)]
 
     @property
     def text_format(self) -> dict[str, Any]:
@@ -187,10 +118,11 @@ class ResponsesRequest(Question, SamplingFields, NotSupported):
 
 def check_limits(asked: ResponsesRequest, settings: Settings) -> None:
     """Refuse what is over a limit before any audio is decoded. Raises `BadRequest`."""
-    check_messages([message for _, message in asked.messages], settings, "input")
+    check_messages([message for _, message in asked.messages], settings, "input", text_chars(asked))
     check_sampling(asked, settings)
     check_top_logprobs(asked.top_logprobs, settings)
     check_structures(list(asked.structures), settings)
+    check_tools(asked, list(asked.structures), settings)
 
 
 def build_job(asked: ResponsesRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
@@ -200,10 +132,11 @@ def build_job(asked: ResponsesRequest, job_id: JobId, intake: Intake, max_audio_
     )
     return Job(
         job_id,
-        messages,
+        named_results(messages),
         build_sampling(asked, top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None),
         spool_bytes=intake.num_bytes,
         structure=next(asked.structures, None),
         priority=asked.priority or 0,
         long_audio=asked.long_audio,
+        tools=build_tools(asked),
     )

@@ -69,10 +69,12 @@ class FunctionTool(Form):
         return _as_tool(self.function, f"{place}.function.parameters")
 
 
-class FlatTool(Function):
-    """As the Responses API writes it."""
-
+class _Typed(Form):
     type: FunctionType
+
+
+class FlatTool(Function, _Typed):
+    """As the Responses API writes it. The type is looked at first."""
 
     @property
     def spec(self) -> Function:
@@ -102,8 +104,9 @@ class NamedFunction(Form):
         return self.function.name
 
 
-class FlatNamedFunction(_Named):
+class FlatNamedFunction(Form):
     type: FunctionType
+    name: str
 
 
 class _Allowed(Form):
@@ -260,3 +263,23 @@ def _check_names(names: list[str], choice: _Choice) -> None:
 def text_chars(asked: WithTools) -> int:
     """The length of all tools, whether the model is told of them or not."""
     return sum(each.spec.num_chars for each in _given(asked))
+
+
+def tools_told_again(asked: FlatToolFields) -> dict[str, Any]:
+    """What a response tells of the tools that its request had."""
+    tools = [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": json.loads(tool.parameters) if tool.parameters else None,
+            "strict": tool.strict,
+        }
+        for tool in asked.tools or ()
+    ]
+    choice = asked.tool_choice
+    return {
+        "tools": tools,
+        "tool_choice": choice.model_dump() if isinstance(choice, Form) else choice or "auto",
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+    }
