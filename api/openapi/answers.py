@@ -57,10 +57,28 @@ class Logprobs(BaseModel):
 # ---------------------------------------------------------------------------------------------------- chat completions
 
 
+class FunctionCall(BaseModel):
+    """`arguments` are JSON, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
+    """`content` is null where tools are called and nothing is said beside. `reasoning_content`: what the model thought,
+    where its thoughts are told apart."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class ChatChoice(BaseModel):
@@ -69,7 +87,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: Logprobs | None
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     label_probabilities: dict[str, float] = {}
 
 
@@ -82,18 +100,34 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class FunctionDelta(BaseModel):
+    name: str = ""
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """The first of a call has all fields, and no arguments yet; those that follow have `index` and more arguments."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionDelta
+
+
 class ChatDelta(BaseModel):
     """The role comes once for each choice, in its first chunk; the last chunk of a choice has an empty delta."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    reasoning_content: str = ""
+    tool_calls: list[ToolCallDelta] = []
 
 
 class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: Logprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: FinishReason | Literal["tool_calls"] | None
     label_probabilities: dict[str, float] = {}
 
 
