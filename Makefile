@@ -55,9 +55,10 @@ endurance: install
 soak: install
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(ARGS)
 
-# make fuzz SECONDS=60 SEED=5
+# make fuzz SECONDS=60 SEED=5: so long for the decoders, and for the API
 fuzz: install
 	$(BIN)/python -m tests.fuzz.decoder --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.fuzz.api --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # make bench-engine ARGS="--quick"
 bench-engine: install

@@ -19,6 +19,7 @@ from tests.schemas.check import Exchange
 from tests.schemas.generate import FILE, text
 from tests.support.inprocess import openai_client, run_in_process
 from tests.support.servers import RunningServer
+from tests.support.speech import user
 from tests.support.watching import watched, wrong_answers
 
 Change = Callable[[Any], object]
@@ -476,3 +477,29 @@ async def test_a_stream_that_is_left_or_breaks_is_no_short_one() -> None:
             except httpx2.ReadError:
                 assert fails
             assert bool(wrong_answers()) == is_wrong
+
+
+async def test_the_official_client_sees_streams_to_their_end() -> None:
+    """It reads up to [DONE] and then drains the rest: what comes behind is seen, too."""
+    encoded = [b"data: " + json.dumps(each).encode() + b"\n\n" for each in good_chunks()[:-1]] + [DONE]
+    for events, is_wrong in ((encoded, False), ([*encoded, encoded[1]], True), (encoded[:-2], True)):
+
+        class Bytes(httpx2.AsyncByteStream):
+            def __init__(self, events: list[bytes]) -> None:
+                self._events = iter(events)  # a socket gives each byte once
+
+            async def __aiter__(self):
+                for event in self._events:
+                    yield event
+
+        class Fixed(httpx2.AsyncBaseTransport):
+            async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+                more = {"http_version": b"HTTP/1.1"}
+                return httpx2.Response(200, headers=STREAM, stream=Bytes(events), extensions=more)  # noqa: B023
+
+        http = httpx2.AsyncClient(transport=watched(Fixed()))
+        async with openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http) as client:
+            stream = await client.chat.completions.create(model="m", messages=user("x"), **ASKED)
+            async for _ in stream:
+                pass
+        assert bool(wrong_answers()) == is_wrong

@@ -78,6 +78,7 @@ class Exchange:
         self._status = status
         self._type = headers.get("content-type", "").partition(";")[0]
         self._unread = b""
+        self._has_ended = False
         self._stream = _Stream(self._path, asked) if self._type == STREAM else None
         self.wrong: list[str] = []
         self._bodiless = method in ("HEAD", "OPTIONS") or status == 304
@@ -110,6 +111,9 @@ class Exchange:
 
     def end(self) -> list[str]:
         """What is wrong, once all of the body has come."""
+        if self._has_ended:
+            return self.wrong
+        self._has_ended = True
         if self._stream is not None:
             if self._unread:
                 self.wrong.append("the last event is not closed")

@@ -37,7 +37,7 @@ def _exchange(request: Any, response: Any) -> Exchange:
 
 
 def _report(request: Any, exchange: Exchange, complete: bool) -> None:
-    wrong = exchange.end() if complete else exchange.wrong
+    wrong, exchange.wrong = exchange.end() if complete else exchange.wrong, []  # told once
     SEEN.extend(f"{request.method} {request.url.path}: {each}" for each in wrong)
 
 
@@ -52,16 +52,18 @@ def _synchronous(lib: ModuleType, inner: Any) -> Any:
     class Body(lib.SyncByteStream):
         def __init__(self, request: Any, response: Any) -> None:
             self._request, self._response = request, response
+            self._exchange = _exchange(request, response)
 
         def __iter__(self) -> Iterator[bytes]:
-            exchange, complete = _exchange(self._request, self._response), False
+            """The official client goes through a stream up to [DONE], and then once more, to drain it."""
+            complete = False
             try:
                 for data in self._response.stream:
-                    exchange.feed(data)
+                    self._exchange.feed(data)
                     yield data
                 complete = True
             finally:
-                _report(self._request, exchange, complete)
+                _report(self._request, self._exchange, complete)
 
         def close(self) -> None:
             self._response.stream.close()
@@ -82,16 +84,18 @@ def _asynchronous(lib: ModuleType, inner: Any) -> Any:
     class Body(lib.AsyncByteStream):
         def __init__(self, request: Any, response: Any) -> None:
             self._request, self._response = request, response
+            self._exchange = _exchange(request, response)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            exchange, complete = _exchange(self._request, self._response), False
+            """The official client goes through a stream up to [DONE], and then once more, to drain it."""
+            complete = False
             try:
                 async for data in self._response.stream:
-                    exchange.feed(data)
+                    self._exchange.feed(data)
                     yield data
                 complete = True
             finally:
-                _report(self._request, exchange, complete)
+                _report(self._request, self._exchange, complete)
 
         async def aclose(self) -> None:
             await self._response.stream.aclose()
