@@ -1,4 +1,4 @@
-"""Chat templates that know tools, cut down from those of the four styles: what they test, raise and write is as there."""
+"""Chat templates that know tools, cut down from those of the four styles: what they test and write is as there."""
 
 from __future__ import annotations
 
