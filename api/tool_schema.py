@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from api.form import Form
@@ -44,12 +44,17 @@ FunctionType = Annotated[Literal["function"], BeforeValidator(_a_function)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
+OfObject = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "properties": {"type": {"const": "object"}}})
+]  # as a schema of schemas
+
+
 class Function(Form):
     """`strict` is read and makes no difference: where a call is required its schema is enforced, else none is."""
 
     name: Name
     description: str | None = None
-    parameters: Annotated[str, BeforeValidator(_object_text)] | None = None
+    parameters: Annotated[str, BeforeValidator(_object_text, json_schema_input_type=OfObject)] | None = None
     strict: bool | None = None
 
     @property
@@ -166,12 +171,15 @@ def _refuse_old(value: Any) -> None:
         raise PydanticCustomError("unsupported", "This is OpenAI's older form; use `tools` and `tool_choice`")
 
 
+Older = Annotated[Any, AfterValidator(_refuse_old), WithJsonSchema({"enum": [None, [], {}]})]
+
+
 class ToolFields(Form):
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[Any, AfterValidator(_refuse_old)] = None
-    function_call: Annotated[Any, AfterValidator(_refuse_old)] = None
+    functions: Older = None
+    function_call: Older = None
 
 
 class FlatToolFields(Form):
@@ -271,7 +279,7 @@ def tools_told_again(asked: FlatToolFields) -> dict[str, Any]:
         {
             "type": "function",
             "name": tool.name,
-            "description": tool.description,
+            **({} if tool.description is None else {"description": tool.description}),
             "parameters": json.loads(tool.parameters) if tool.parameters else None,
             "strict": tool.strict,
         }

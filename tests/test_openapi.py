@@ -24,7 +24,7 @@ from errors import BadRequest, EardrumError, StreamNotRead, family
 from tests.support.inprocess import openai_client, run_in_process
 from tests.support.speech import input_audio, user
 
-DOCUMENT = describe(Settings(_env_file=None, model="fake"))
+DOCUMENT = describe(Settings(_env_file=None, model="fake", allow_template_kwargs="a"))
 GUARDED = describe(Settings(_env_file=None, model="fake", api_keys="key"))
 
 

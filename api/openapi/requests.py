@@ -44,6 +44,11 @@ FIELDS = {
     "logprobs": "Tell the log-probability of each token.",
     "top_logprobs": "Tell so many alternatives beside each token, with `logprobs` only.",
     "modalities": "`text`; this server does not speak.",
+    "tools": "Functions that the model may call.",
+    "tool_choice": "Whether it may, must, or which one; auto where nothing is said.",
+    "parallel_tool_calls": "Whether an answer may call several; true where nothing is said.",
+    "functions": "OpenAI's older form: use `tools`.",
+    "function_call": "OpenAI's older form: use `tool_choice`.",
     "response_format": "What the answer must look like.",
     "structured_outputs": "The same in vLLM's words: exactly one of json, regex, choice, grammar and json_object.",
     "long_audio": "Audio longer than the model hears at once: `error` refuses it, `truncate` hears its beginning, "

@@ -46,6 +46,45 @@ class OutputMessage(BaseModel):
     content: list[OutputText]
 
 
+class ThoughtText(BaseModel):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputReasoning(BaseModel):
+    """What the model thought, where its thoughts are told apart."""
+
+    id: str
+    type: Literal["reasoning"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    summary: list[Any]
+    content: list[ThoughtText]
+
+
+class OutputCall(BaseModel):
+    """`arguments` are JSON, as the model wrote it."""
+
+    id: str
+    type: Literal["function_call"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+OutputItem = OutputMessage | OutputReasoning | OutputCall
+
+
+class AnswerTool(BaseModel):
+    """As in the request."""
+
+    type: Literal["function"]
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None
+    strict: bool | None
+
+
 class IncompleteDetails(BaseModel):
     reason: Literal["max_output_tokens"]
 
@@ -80,15 +119,15 @@ class Response(BaseModel):
     error: None
     incomplete_details: IncompleteDetails | None
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     usage: ResponseUsage | None
     background: Literal[False]
-    parallel_tool_calls: Literal[True]
+    parallel_tool_calls: bool
     previous_response_id: None
     reasoning: NoReasoning
     store: Literal[False]
-    tool_choice: Literal["auto"]
-    tools: list[Any]
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any]
+    tools: list[AnswerTool]
     truncation: Literal["disabled"]
     instructions: str | None
     max_output_tokens: int | None
@@ -111,7 +150,7 @@ class ResponseEvent(_Event):
 class OutputItemEvent(_Event):
     type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int
-    item: OutputMessage
+    item: OutputItem
 
 
 class _PartEvent(_Event):
@@ -122,7 +161,7 @@ class _PartEvent(_Event):
 
 class ContentPartEvent(_PartEvent):
     type: Literal["response.content_part.added", "response.content_part.done"]
-    part: OutputText
+    part: OutputText | ThoughtText
 
 
 class TextDeltaEvent(_PartEvent):
@@ -137,6 +176,32 @@ class TextDoneEvent(_PartEvent):
     logprobs: list[TokenLogprob]
 
 
+class ReasoningDeltaEvent(_PartEvent):
+    type: Literal["response.reasoning_text.delta"]
+    delta: str
+
+
+class ReasoningDoneEvent(_PartEvent):
+    type: Literal["response.reasoning_text.done"]
+    text: str
+
+
+class _CallEvent(_Event):
+    item_id: str
+    output_index: int
+
+
+class ArgumentsDeltaEvent(_CallEvent):
+    type: Literal["response.function_call_arguments.delta"]
+    delta: str
+
+
+class ArgumentsDoneEvent(_CallEvent):
+    type: Literal["response.function_call_arguments.done"]
+    name: str
+    arguments: str
+
+
 class ErrorEvent(_Event):
     """The last event of a stream that failed."""
 
@@ -148,6 +213,17 @@ class ErrorEvent(_Event):
 
 
 class ResponseStreamEvent(
-    RootModel[ResponseEvent | OutputItemEvent | ContentPartEvent | TextDeltaEvent | TextDoneEvent | ErrorEvent]
+    RootModel[
+        ResponseEvent
+        | OutputItemEvent
+        | ContentPartEvent
+        | TextDeltaEvent
+        | TextDoneEvent
+        | ReasoningDeltaEvent
+        | ReasoningDoneEvent
+        | ArgumentsDeltaEvent
+        | ArgumentsDoneEvent
+        | ErrorEvent
+    ]
 ):
     """An event of a response's stream."""

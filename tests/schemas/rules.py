@@ -21,6 +21,15 @@ def of_usage(usage: Json) -> Iterator[str]:
         yield f"usage does not add up: {told}"
 
 
+def _fits(reason: str, has_calls: bool, asked: Asked) -> bool:
+    """An answer with calls may have been cut in the last, and one that calls the function it must ends by `stop`."""
+    if not has_calls:
+        return reason != "tool_calls"
+    choice = (asked or {}).get("tool_choice")
+    is_named = isinstance(choice, dict) and choice.get("type") == "function"
+    return reason in (("stop", "length") if is_named else ("tool_calls", "length"))
+
+
 def of_completion(body: Json, asked: Asked) -> Iterator[str]:
     """A chat completion or a text completion in one piece."""
     choices = body["choices"]
@@ -35,7 +44,7 @@ def of_completion(body: Json, asked: Asked) -> Iterator[str]:
             yield "tool_calls is empty"
         if message["content"] is None and not calls:
             yield "content is null without tool_calls"
-        if (reason == "tool_calls") != bool(calls):
+        if not _fits(reason, bool(calls), asked):
             yield f"finish_reason {reason!r} with{'' if calls else 'out'} tool_calls"
     yield from of_usage(body["usage"])
 
@@ -58,6 +67,11 @@ class ChunkRules:
             return None
         return bool((self.asked.get("stream_options") or {}).get("include_usage"))
 
+    @property
+    def tells_usage(self) -> bool:
+        """vLLM's: each chunk tells what has been used so far."""
+        return bool(((self.asked or {}).get("stream_options") or {}).get("continuous_usage_stats"))
+
     def see(self, chunk: Json) -> Iterator[str]:
         frame = {key: chunk[key] for key in ("id", "object", "created", "model")}
         if self.frame not in (None, frame):
@@ -77,12 +91,14 @@ class ChunkRules:
             if self.with_usage is not None and self.with_usage != ("usage" in chunk):
                 yield "`usage`: null must be there with include_usage, and not without"
             return
+        yield from of_usage(usage)
+        if chunk["choices"] and self.tells_usage:
+            return
         self.usages += 1
         if chunk["choices"]:
             yield "the usage comes with choices"
         if self.with_usage is False:
             yield "usage that was not asked for"
-        yield from of_usage(usage)
 
     def _choice(self, choice: Json) -> Iterator[str]:
         index = choice["index"]
@@ -97,7 +113,7 @@ class ChunkRules:
         self.begun.add(index)
         if reason := choice["finish_reason"]:
             self.finished[index] = reason
-            if (reason == "tool_calls") != bool(self.calls[index]):
+            if not _fits(reason, bool(self.calls[index]), self.asked):
                 yield f"choice {index}: finish_reason {reason!r}, and {len(self.calls[index])} tool calls"
 
     def _call(self, choice: int, call: Json) -> Iterator[str]:

@@ -53,12 +53,13 @@ def _synchronous(lib: ModuleType, inner: Any) -> Any:
         def __init__(self, request: Any, response: Any) -> None:
             self._request, self._response = request, response
             self._exchange = _exchange(request, response)
+            self._rest = iter(response.stream)
 
         def __iter__(self) -> Iterator[bytes]:
-            """The official client goes through a stream up to [DONE], and then once more, to drain it."""
+            """The official client goes through a stream up to [DONE], and then through its rest, to drain it."""
             complete = False
             try:
-                for data in self._response.stream:
+                for data in self._rest:
                     self._exchange.feed(data)
                     yield data
                 complete = True
@@ -85,12 +86,13 @@ def _asynchronous(lib: ModuleType, inner: Any) -> Any:
         def __init__(self, request: Any, response: Any) -> None:
             self._request, self._response = request, response
             self._exchange = _exchange(request, response)
+            self._rest = aiter(response.stream)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            """The official client goes through a stream up to [DONE], and then once more, to drain it."""
+            """The official client goes through a stream up to [DONE], and then through its rest, to drain it."""
             complete = False
             try:
-                async for data in self._response.stream:
+                async for data in self._rest:
                     self._exchange.feed(data)
                     yield data
                 complete = True
