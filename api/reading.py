@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.reader import Reader
-from api.tool_schema import WithTools, build_tools
+from api.tool_schema import WithTools, callable_names
 from wire import Capabilities, FinishReason
 
 
@@ -21,11 +21,7 @@ class Reading:
 
     @classmethod
     def of(cls, asked: WithTools, capabilities: Callable[[], Capabilities | None]) -> Reading:
-        tools = build_tools(asked)
-        if tools is None:
-            return cls(capabilities)
-        names = frozenset(tool.name for tool in tools.callable)
-        return cls(capabilities, names, tools.parallel, tools.forced is not None)
+        return cls(capabilities, *callable_names(asked))
 
     def start(self) -> Reader:
         """For one answer of the request."""

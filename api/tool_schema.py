@@ -236,8 +236,19 @@ def build_tools(asked: WithTools) -> Tools | None:
     tools = [each.as_tool(f"tools[{i}]") for i, each in given if choice.allows(each.spec.name)]
     if not tools or choice.mode == "none":
         return None
-    parallel = asked.parallel_tool_calls is not False and choice.forced is None
-    return Tools(tuple(tools), choice.mode, choice.forced, parallel)
+    return Tools(tuple(tools), choice.mode, choice.forced, _is_parallel(asked, choice))
+
+
+def _is_parallel(asked: WithTools, choice: _Choice) -> bool:
+    return asked.parallel_tool_calls is not False and choice.forced is None
+
+
+def callable_names(asked: WithTools) -> tuple[frozenset[str], bool, bool]:
+    """The names of the tools that the answer may call, whether it may call several, and whether the client has named
+    the one. The request is checked."""
+    choice = _choice(asked.tool_choice)
+    names = (each.spec.name for each in _given(asked) if choice.mode != "none" and choice.may_call(each.spec.name))
+    return frozenset(names), _is_parallel(asked, choice), choice.forced is not None
 
 
 def _given(asked: WithTools) -> Sequence[FunctionTool | FlatTool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -11,8 +12,10 @@ import pytest
 from openai import AsyncOpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
+from api.blame import name_of
 from tests.support.inprocess import openai_client, run_in_process
 from tests.support.speech import input_audio, user
+from wire import Job, JobId, Message, Sampling, TextPart, Tool, ToolCall, Tools
 
 
 class GetWeather(BaseModel):
@@ -335,6 +338,18 @@ async def test_long_text_in_tools_and_history_counts() -> None:
         for fields in ({"messages": [{"role": "assistant", "tool_calls": [call]}]}, {"tools": TOOLS}):
             with pytest.raises(openai.BadRequestError):
                 await client.chat.completions.create(**{"model": "fake", "messages": user("x"), **fields})
+
+
+def test_tools_belong_to_what_a_request_is() -> None:
+    """Their text counts for the bytes that it holds, and requests that differ in them are not the same."""
+    tool = Tool("f", '{"name": "é"}', "{}", "tools[0].function.parameters")
+    call = ToolCall("id", "f", "{}")
+    bare = Job(JobId(0, "x"), (Message("user", (TextPart("hi"),)),), Sampling())
+    called = Message("assistant", (), (call,), reasoning="hm")
+    told = replace(bare, messages=(*bare.messages, called, Message("tool", (), call_id="id", name="f")))
+    armed = replace(told, tools=Tools((tool,)))
+    assert [job.text_bytes for job in (bare, told, armed)] == [2, 2 + 5 + 2 + 3, 12 + len(tool.text.encode())]
+    assert len({name_of(job) for job in (bare, told, armed, replace(armed, tools=Tools((tool,), "required")))}) == 4
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,12 @@ def test_arguments_that_break_off_stay_a_call() -> None:
     assert calls_in('<tool_call>{"name": "f", "arguments": {"a": "b', "hermes") == ("", [["f", '{"a": "b']])
 
 
+def test_a_list_with_an_unknown_tool() -> None:
+    """What was read of it before stays a call; the rest of the list is content, down to its comma."""
+    text = '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name": "unknown", "arguments": {}}]'
+    assert calls_in(text, "mistral") == (', {"name": "unknown", "arguments": {}}]', [F])
+
+
 def test_ids_are_openais_and_differ() -> None:
     """`call_` and something that nobody guesses."""
     text = WRITTEN["mistral"][1][0]
