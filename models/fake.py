@@ -97,17 +97,18 @@ class FakeModel(CausalModel):
         self.tokenizer = _byte_tokenizer()
         self.end_ids = frozenset({_end_id(self.tokenizer)})
 
-    def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
-        return self.prepare_by(conversation)
-
     def prepare_by(
         self, conversation: Conversation, templating: Templating = AS_USUAL, tools: Tools | None = None
     ) -> Sequence[Prompt]:
         refuse_templating(templating)
+        if "#tools" in conversation[-1].parts:
+            order = f"#text={quote(json.dumps(_told_of_tools(conversation, tools)))}"
+            conversation = (*conversation[:-1], Turn("user", (order,)))
+        return self.prepare(conversation)
+
+    def prepare(self, conversation: Conversation) -> Sequence[Prompt]:
         text = " ".join(part for part in conversation[-1].parts if isinstance(part, str))
         orders = dict(_ORDER.findall(text))
-        if "tools" in orders:
-            orders["text"] = quote(json.dumps(_told_of_tools(conversation, tools)))
         if "bad" in orders:
             raise BadRequest("The fake model was told to refuse this.", "messages")
         if orders.get("fail") == "prepare":
