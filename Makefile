@@ -1,4 +1,5 @@
-# make serve | test | test-clients | check | format | endurance | soak | fuzz | bench-engine | bench-audio | bench-slow-urls | install | clean
+# make serve | test | test-clients | test-browser | check | format | endurance | soak | fuzz | bench-engine | bench-audio | bench-slow-urls |
+# install | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 CLIENTS := .venv-clients
 REQUIREMENTS := requirements.txt requirements-dev.txt requirements-model.txt
 
-.PHONY: install serve test test-clients check format endurance soak fuzz bench-engine bench-audio bench-slow-urls clean
+.PHONY: install serve test test-clients test-browser check format endurance soak fuzz bench-engine bench-audio bench-slow-urls clean
 
 install: $(INSTALLED)
 
@@ -36,6 +37,16 @@ $(CLIENTS)/.installed: requirements-clients.txt
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-clients.txt
 	@touch $@
+
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+# make test-browser ARGS="--test-name-pattern=recording"
+test-browser: install
+	@if [ -z "$(CHROMIUM)" ] || ! command -v npm > /dev/null; then \
+		echo "SKIPPED: the playground was not tested. It needs Node with npm, and Chromium: apt-get install chromium"; \
+	else \
+		cd tests/browser && npm ci --loglevel=error && npm run --silent check && CHROMIUM="$(CHROMIUM)" node --test --test-reporter=spec $(ARGS) *.test.mjs; \
+	fi
 
 check: install
 	$(BIN)/ruff check

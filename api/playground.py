@@ -48,16 +48,12 @@ class Page:
 
     content: bytes
     media_type: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        digest = hashlib.sha256(self.content).hexdigest()
-        return {**HEADERS, "cache-control": "no-cache", "etag": f'"{digest[:32]}"'}
+    etag: str
 
     def answer(self, if_none_match: str) -> Response:
-        headers = self.headers
+        headers = {**HEADERS, "cache-control": "no-cache", "etag": self.etag}
         known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-        if headers["etag"] in known or "*" in known:
+        if known & {self.etag, "*"}:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.media_type)
 
@@ -65,10 +61,12 @@ class Page:
 def read_pages(directory: Path = WEB) -> dict[str, Page]:
     """Every file of `directory`, by its path: the index is `/`, the others are below `/web/`."""
     files = sorted(path for path in directory.iterdir() if path.suffix in TYPES)
-    return {
-        "/" if path.name == INDEX else f"/web/{path.name}": Page(path.read_bytes(), TYPES[path.suffix])
-        for path in files
-    }
+    return {"/" if path.name == INDEX else f"/web/{path.name}": _read(path) for path in files}
+
+
+def _read(path: Path) -> Page:
+    content = path.read_bytes()
+    return Page(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 def router_of(pages: Mapping[str, Page]) -> APIRouter:

@@ -217,7 +217,6 @@ def test_a_failure_in_the_middle_of_a_stream_raises(client: openai.OpenAI, fake_
     ("method", "path", "status"),
     [
         ("GET", "/nope", 404),
-        ("GET", "/", 404),
         ("GET", "/info", 404),
         ("GET", CHAT, 405),
         ("DELETE", "/v1/models", 405),

@@ -23,7 +23,12 @@ export class Api {
   /** Yields the chunks of a streamed completion. */
   async *chat(body, signal) {
     const headers = { "content-type": "application/json" };
-    const answer = await this.#fetch("/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
+    const answer = await this.#fetch("/chat/completions", {
+      method: "POST",
+      headers,
+      body: JSON.stringify(body),
+      signal,
+    });
     for await (const data of events(answer.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);

@@ -55,11 +55,13 @@ export class Clip {
     const remove = iconButton("close", `Remove ${name}`, onremove);
     remove.classList.add("remove");
     const keep = iconButton("save", `Save ${name}`, () => save(name, this.file, this.file.type));
+    const title = el("span", { className: "clip-name", title: name }, name);
+    const meta = el("p", { className: "clip-meta" }, title, el("span", {}, bytes(size)), this.length);
     return el(
       "li",
       { className: "clip" },
       this.button,
-      el("div", { className: "clip-body" }, this.wave, el("p", { className: "clip-meta" }, el("span", { className: "clip-name", title: name }, name), el("span", {}, bytes(size)), this.length)),
+      el("div", { className: "clip-body" }, this.wave, meta),
       ...(recorded ? [keep] : []),
       remove,
     );
@@ -73,7 +75,7 @@ export class Clip {
       return;
     }
     this.seconds = seen.seconds;
-    this.length.textContent = clock(seen.seconds);
+    this.length.textContent = clock(Math.round(seen.seconds));
     this.range.max = String(seen.seconds);
     this.range.disabled = this.button.disabled = false;
     this.wave.prepend(drawing(seen.peaks, "rest"), drawing(seen.peaks, "heard"));
@@ -122,7 +124,12 @@ function drawing(peaks, kind) {
     const half = Math.max(1.5, (peak * HEIGHT) / 2);
     return `M${i + 0.5} ${(HEIGHT / 2 - half).toFixed(1)}V${(HEIGHT / 2 + half).toFixed(1)}`;
   });
-  const box = { viewBox: `0 0 ${peaks.length} ${HEIGHT}`, preserveAspectRatio: "none", class: kind, "aria-hidden": "true" };
+  const box = {
+    viewBox: `0 0 ${peaks.length} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    class: kind,
+    "aria-hidden": "true",
+  };
   return svg("svg", box, svg("path", { d: bars.join("") }));
 }
 

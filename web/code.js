@@ -14,7 +14,6 @@ export function prepareCode() {
     show();
   });
   byId("code-close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
   byId("code-copy").addEventListener("click", copy);
 }
 
@@ -27,9 +26,8 @@ export function showCode(snippets) {
 
 function show() {
   byId("code-text").textContent = shown[language];
-  byId("code-hint").textContent = shown[language].includes("OPENAI_API_KEY") || (language !== "curl" && !shown[language].includes("none"))
-    ? "Reads audio from the current directory, and the key from OPENAI_API_KEY."
-    : "Reads audio from the current directory.";
+  const key = shown.keyed ? ", and the key from OPENAI_API_KEY" : "";
+  byId("code-hint").textContent = `Audio is read from the current directory${key}.`;
   named("Copy");
 }
 

@@ -11,6 +11,7 @@ const KEY = "eardrum.key"; // in the tab's own storage, which goes with it
 const THEME = "eardrum.theme";
 const THEMES = ["system", "light", "dark"];
 const PANELS = { "tab-chat": "chat", "tab-transcribe": "transcribe" };
+const LOADING_MS = 2000; // until it is asked again what a model takes that is not loaded yet
 const RECORDING_RATE = 16_000; // Hz, where the model does not tell its own
 
 const api = new Api(sessionStorage.getItem(KEY) ?? "");
@@ -35,6 +36,7 @@ loadModels();
 
 function show(tab) {
   open = PANELS[tab];
+  document.body.dataset.open = open;
   for (const name of Object.values(PANELS)) {
     byId(name).hidden = name !== open;
     byId(`${name}-settings`).hidden = name !== open;
@@ -60,13 +62,19 @@ async function loadModels() {
   }
   models.clear();
   for (const model of found) models.set(model.id, model);
-  byId("model").replaceChildren(...found.map(({ id }) => el("option", { value: id }, id)));
+  const list = byId("model");
+  const chosen = list.value;
+  list.replaceChildren(...found.map(({ id }) => el("option", { value: id }, id)));
+  if (models.has(chosen)) list.value = chosen;
   describe();
+  if (found.some(({ audio }) => !audio)) setTimeout(loadModels, LOADING_MS); // it tells once it is loaded
 }
 
 function describe() {
   const audio = models.get(byId("model").value)?.audio;
-  byId("card").replaceChildren(...(audio ? facts(audio).flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]) : []));
+  byId("card").replaceChildren(
+    ...(audio ? facts(audio).flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]) : []),
+  );
 }
 
 function facts(audio) {
@@ -106,7 +114,9 @@ function prepareTheme() {
     localStorage.setItem(THEME, theme);
   };
   use(THEMES.find((theme) => theme === localStorage.getItem(THEME)) ?? "system");
-  button.addEventListener("click", () => use(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]));
+  button.addEventListener("click", () =>
+    use(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]),
+  );
 }
 
 function openSettings(isOpen) {
@@ -121,7 +131,10 @@ function prepareSettings() {
   });
   byId("close-settings").addEventListener("click", closeSettings);
   byId("settings").addEventListener("keydown", (event) => event.key === "Escape" && closeSettings());
-  for (const form of document.querySelectorAll(".settings form")) form.addEventListener("submit", (event) => event.preventDefault());
+  for (const form of document.querySelectorAll(".settings form")) {
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("invalid", () => openSettings(true), true); // a wrong value cannot be shown where it is hidden
+  }
 }
 
 function closeSettings() {

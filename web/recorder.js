@@ -26,7 +26,11 @@ export class Recording {
     try {
       this.context = new AudioContext(); // at the microphone's own rate: Firefox joins no others
       await this.context.audioWorklet.addModule(new URL("tap.js", import.meta.url));
-      this.tap = new AudioWorkletNode(this.context, "tap", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+      this.tap = new AudioWorkletNode(this.context, "tap", {
+        numberOfOutputs: 0,
+        channelCount: 1,
+        channelCountMode: "explicit",
+      });
       this.#last = new Promise((resolve) => {
         this.tap.port.onmessage = ({ data }) => (data ? this.#take(data, onLevel) : resolve());
       });
@@ -41,7 +45,10 @@ export class Recording {
   #take(block, onLevel) {
     this.#blocks.push(block);
     this.#numSamples += block.length;
-    onLevel(this.#numSamples / this.context.sampleRate, block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0));
+    onLevel(
+      this.#numSamples / this.context.sampleRate,
+      block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
+    );
   }
 
   /** The recording at `rate` Hz. */

@@ -6,13 +6,26 @@ const FILE = Symbol("the base64 of a file, where it stands in a request");
 /** The content part of a clip whose bytes the code is to read. */
 export const filePart = (name, format) => ({ type: "input_audio", input_audio: { data: { [FILE]: name }, format } });
 
-const OPENAIS = new Set(
-  ["model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "seed", "stop"],
-); // the others go into the Python SDK's `extra_body`
+const OPENAIS = new Set([
+  "model",
+  "messages",
+  "stream",
+  "stream_options",
+  "temperature",
+  "top_p",
+  "max_tokens",
+  "seed",
+  "stop",
+]); // the others go into the Python SDK's `extra_body`
 
-/** `request` is what was sent, with `filePart`s for its audio. */
+/** The code in each language. `request` is what was sent, with `filePart`s for its audio. */
 export function chatSnippets(base, request, keyed) {
-  return { curl: chatCurl(base, request, keyed), python: chatPython(base, request, keyed), javascript: chatJavaScript(base, request, keyed) };
+  return {
+    curl: chatCurl(base, request, keyed),
+    python: chatPython(base, request, keyed),
+    javascript: chatJavaScript(base, request, keyed),
+    keyed,
+  };
 }
 
 /** `fields` are pairs, as a form has them. */
@@ -21,25 +34,28 @@ export function transcriptionSnippets(base, task, fields, file, keyed) {
     curl: formCurl(base, task, fields, file, keyed),
     python: formPython(base, task, fields, file, keyed),
     javascript: formJavaScript(base, task, fields, file, keyed),
+    keyed,
   };
 }
 
 // ---------------------------------------------------------------------------------------------------------------- curl
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const authorization = (keyed) => (keyed ? ` \\\n  -H "Authorization: Bearer $OPENAI_API_KEY"` : "");
+const curl = (url, ...options) => [`curl ${shell(url)}`, ...options].join(" \\\n  ");
+const authorization = (keyed) => (keyed ? ['-H "Authorization: Bearer $OPENAI_API_KEY"'] : []);
 
 /** Through a here-document: a command's arguments cannot hold the base64 of a clip. */
 function chatCurl(base, request, keyed) {
   const inside = (text) => text.replace(/[\\$`]/g, "\\$&");
   const data = literal(request, JSON_WORDS, (name) => `"$(base64 < ${shell(name)} | tr -d '\\n')"`, inside);
-  return `curl -N ${shell(`${base}/chat/completions`)} \\\n  -H 'Content-Type: application/json'${authorization(keyed)} \\\n  -d @- <<END\n${data}\nEND`;
+  const headers = ["-H 'Content-Type: application/json'", ...authorization(keyed)];
+  return curl(`${base}/chat/completions`, "-N", ...headers, `-d @- <<END\n${data}\nEND`);
 }
 
 function formCurl(base, task, fields, file, keyed) {
-  const parts = fields.map(([name, value]) => ` \\\n  --form-string ${shell(`${name}=${value}`)}`);
+  const parts = fields.map(([name, value]) => `--form-string ${shell(`${name}=${value}`)}`);
   const quoted = file.replace(/["\\]/g, "\\$&"); // curl's own quotes, around what may have commas
-  return `curl ${shell(`${base}/audio/${task}`)}${authorization(keyed)}${parts.join("")} \\\n  -F ${shell(`file=@"${quoted}"`)}`;
+  return curl(`${base}/audio/${task}`, ...authorization(keyed), ...parts, `-F ${shell(`file=@"${quoted}"`)}`);
 }
 
 // -------------------------------------------------------------------------------------------------------------- Python
@@ -66,7 +82,9 @@ for chunk in stream:
 }
 
 function formPython(base, task, fields, file, keyed) {
-  const given = Object.entries(grouped(fields)).map(([name, value]) => `    ${name}=${literal(value, PYTHON_WORDS, null, String, "    ")},\n`);
+  const given = Object.entries(grouped(fields)).map(
+    ([name, value]) => `    ${name}=${literal(value, PYTHON_WORDS, null, String, "    ")},\n`,
+  );
   const isTranslation = task === "translations"; // whose method has fewer words
   return `from openai import OpenAI
 
@@ -80,7 +98,8 @@ for segment in transcript.segments${isTranslation ? " or []" : ""}:
 
 // ---------------------------------------------------------------------------------------------------------- JavaScript
 
-const newClient = (base, keyed) => `const client = new OpenAI({ baseURL: ${JSON.stringify(base)}${keyed ? "" : ', apiKey: "none"'} });`;
+const newClient = (base, keyed) =>
+  `const client = new OpenAI({ baseURL: ${JSON.stringify(base)}${keyed ? "" : ', apiKey: "none"'} });`;
 
 function chatJavaScript(base, request, keyed) {
   const read = (name) => `readFileSync(${JSON.stringify(name)}, "base64")`;
@@ -96,7 +115,9 @@ for await (const chunk of stream) {
 }
 
 function formJavaScript(base, task, fields, file, keyed) {
-  const given = Object.entries(grouped(fields)).map(([name, value]) => `  ${name}: ${literal(value, JSON_WORDS, null, String, "  ")},\n`);
+  const given = Object.entries(grouped(fields)).map(
+    ([name, value]) => `  ${name}: ${literal(value, JSON_WORDS, null, String, "  ")},\n`,
+  );
   return `import { createReadStream } from "node:fs";
 import OpenAI from "openai";
 
@@ -128,7 +149,8 @@ function literal(value, words, read, quote, indent = "") {
   if (value === null || typeof value === "boolean") return words[String(value)];
   if (typeof value === "number") return String(value);
   if (FILE in value) return read(value[FILE]);
-  if (Array.isArray(value)) return value.length ? `[\n${value.map((each) => deeper + inner(each)).join(",\n")}\n${indent}]` : "[]";
+  if (Array.isArray(value))
+    return value.length ? `[\n${value.map((each) => deeper + inner(each)).join(",\n")}\n${indent}]` : "[]";
   const pairs = Object.entries(value).map(([name, each]) => `${deeper}${quote(JSON.stringify(name))}: ${inner(each)}`);
   return `{\n${pairs.join(",\n")}\n${indent}}`;
 }

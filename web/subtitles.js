@@ -19,4 +19,6 @@ export const srt = (segments) =>
 
 export const vtt = (segments) =>
   "WEBVTT\n\n" +
-  segments.map(({ start, end, text }) => `${time(start, ".")} --> ${time(end, ".")}\n${escaped(line(text))}\n\n`).join("");
+  segments
+    .map(({ start, end, text }) => `${time(start, ".")} --> ${time(end, ".")}\n${escaped(line(text))}\n\n`)
+    .join("");

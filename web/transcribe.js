@@ -7,11 +7,14 @@ import { transcriptionSnippets } from "./snippets.js";
 import { srt, vtt } from "./subtitles.js";
 import { Tray } from "./tray.js";
 
-const TIMED = [["response_format", "verbose_json"], ["timestamp_granularities[]", "segment"]];
+const TIMED = [
+  ["response_format", "verbose_json"],
+  ["timestamp_granularities[]", "segment"],
+];
 
 export class Transcribe {
   #running = null;
-  #results = new Map(); // by clip; until there is one, it waits for it
+  #results = new WeakMap(); // by clip; until there is one, it waits for it
 
   constructor(settings) {
     this.settings = settings;
@@ -31,7 +34,10 @@ export class Transcribe {
     this.#running = new AbortController();
     const { signal } = this.#running;
     this.#refresh();
-    for (let next; (next = this.#waiting.find((clip) => !this.#results.get(clip)?.tried.has(signal))) && !signal.aborted; ) {
+    for (
+      let next;
+      (next = this.#waiting.find((clip) => !this.#results.get(clip)?.tried.has(signal))) && !signal.aborted;
+    ) {
       await this.#one(next, signal);
     }
     this.#running = null;
@@ -56,7 +62,9 @@ export class Transcribe {
 
   #fields(model) {
     const { task, ...given } = Object.fromEntries(new FormData(this.form));
-    const used = Object.entries(given).filter(([name, value]) => value.trim() && !(name === "language" && task === "translations"));
+    const used = Object.entries(given).filter(
+      ([name, value]) => value.trim() && !(name === "language" && task === "translations"),
+    );
     return { task, fields: [["model", model], ...used, ...TIMED] };
   }
 
@@ -96,23 +104,34 @@ class Result {
   show(transcript, seconds, code) {
     this.done = true;
     const { segments, duration, language, text } = transcript;
-    const stem = this.clip.file.name.replace(/\.[^.]*$/, "");
-    const saves = [["srt", srt(segments), "application/x-subrip"], ["vtt", vtt(segments), "text/vtt"], ["txt", `${text.trim()}\n`, "text/plain"]];
-    const buttons = saves.map(([kind, content, type]) =>
-      el("button", { type: "button", className: "quiet", ariaLabel: `Save ${stem}.${kind}`, onclick: () => save(`${stem}.${kind}`, content, type) }, icon("save"), kind),
-    );
-    const figures = [`${duration.toFixed(1)} s heard in ${seconds.toFixed(1)} s`, ...(language === "unknown" ? [] : [language])];
-    this.view.replaceChildren(
-      segments.length ? this.#list(segments) : el("p", { className: "said mute" }, "Nothing is said in it."),
-      el("p", { className: "figures" }, ...figures.map((figure) => el("span", {}, figure)), ...buttons, iconButton("code", "Copy as code", () => showCode(code))),
-    );
+    const figures = [`${duration.toFixed(1)} s heard in ${seconds.toFixed(1)} s`];
+    if (language !== "unknown") figures.push(language);
+    const said = segments.length ? this.#list(segments) : el("p", { className: "said mute" }, "Nothing is said in it.");
+    const below = [...figures.map((figure) => el("span", {}, figure)), ...this.#saves(segments, text)];
+    const copy = iconButton("code", "Copy as code", () => showCode(code));
+    this.view.replaceChildren(said, el("p", { className: "figures" }, ...below, copy));
     announce(`Transcript of ${this.clip.file.name}: ${text}`);
   }
 
+  #saves(segments, text) {
+    const stem = this.clip.file.name.replace(/\.[^.]*$/, "");
+    const kinds = [
+      ["srt", srt(segments), "application/x-subrip"],
+      ["vtt", vtt(segments), "text/vtt"],
+      ["txt", `${text.trim()}\n`, "text/plain"],
+    ];
+    return kinds.map(([kind, content, type]) => {
+      const onclick = () => save(`${stem}.${kind}`, content, type);
+      const props = { type: "button", className: "quiet", ariaLabel: `Save ${stem}.${kind}`, onclick };
+      return el("button", props, icon("save"), kind);
+    });
+  }
+
   #list(segments) {
-    const rows = segments.map(({ start, text }) =>
-      el("button", { type: "button", className: "segment", onclick: () => this.clip.playFrom(start) }, el("span", { className: "time" }, clock(start)), el("span", {}, text.trim())),
-    );
+    const rows = segments.map(({ start, text }) => {
+      const props = { type: "button", className: "segment", onclick: () => this.clip.playFrom(start) };
+      return el("button", props, el("span", { className: "time" }, clock(start)), el("span", {}, text.trim()));
+    });
     this.clip.ontime = (now) => {
       rows.forEach((row, i) => {
         const isHere = !this.clip.audio.paused && now >= segments[i].start && now < segments[i].end;
