@@ -294,13 +294,16 @@ class ModelAudio(BaseModel):
 
 
 class Model(BaseModel):
-    """`audio` is absent until a worker has told it."""
+    """What a worker tells is absent until one has: `audio`, and how calls of tools and thoughts are read; null where
+    they are not."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     audio: ModelAudio | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 class ModelList(BaseModel):

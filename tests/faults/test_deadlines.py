@@ -23,10 +23,10 @@ async def test_running_work_is_cancelled() -> None:
     async with run_in_process() as server, server.http() as http:
         began = time.monotonic()
         answers = [
-            await http.post(CHAT, json=request(LONG, stream=stream), headers={"x-request-timeout": "1"})
+            await http.post(CHAT, json=request(LONG, stream=stream), headers={"x-request-timeout": "2"})
             for stream in (False, True)
         ]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
         assert (answers[0].status_code, answers[0].headers["x-should-retry"]) == (504, "false")
         assert answers[0].json()["error"]["code"] == "deadline_exceeded"
         *_, last, end = answers[1].text.split("\n\n")
