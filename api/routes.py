@@ -65,7 +65,7 @@ def mount(app: FastAPI, settings: Settings, pending: PendingTable, spool: Spool)
 async def _framework_error(_: Request, error: Exception) -> Response:
     """What the framework itself refuses, such as an unknown route."""
     assert isinstance(error, HTTPException)
-    translated = for_status(error.status_code, f"{error.detail}. See the README for the endpoints.")
+    translated = for_status(error.status_code, f"{error.detail}. See /docs for the endpoints.")
     return JSONResponse(translated.body(), translated.status, error.headers)
 
 
