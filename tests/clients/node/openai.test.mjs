@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { createReadStream } from "node:fs";
 import { test } from "node:test";
 import OpenAI from "openai";
-import { zodResponseFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { all, bytes, fake, isJfk, limited, path, speech, whisper } from "./settings.mjs";
+import { all, bytes, fake, isJfk, limited, path, speech, TELL, toCall, whisper } from "./settings.mjs";
 
 const open = (baseURL, apiKey = "none") => new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 const model = open(fake);
@@ -81,6 +81,68 @@ test("several choices come by their index", async () => {
   const texts = (completion) => completion.choices.map((choice) => choice.message.content);
   assert.equal(new Set(texts(answer)).size, 3);
   assert.deepEqual(texts(streamed), texts(answer));
+});
+
+// ---------------------------------------------------------------------------------------------------------- tools
+
+const PARIS = { city: "Paris", days: 2 };
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string" }, days: { type: "integer" } },
+  required: ["city", "days"],
+  additionalProperties: false,
+};
+const weather = { name: "get_weather", description: "The weather of a city.", parameters };
+const called = ask(toCall("get_weather", PARIS), { tools: [{ type: "function", function: { ...weather, strict: true } }] });
+
+test("a tool is called, whole and by the streaming helper", async () => {
+  const whole = await model.chat.completions.create(called);
+  const stream = model.chat.completions.stream(called);
+  const deltas = [];
+  stream.on("tool_calls.function.arguments.delta", (event) => deltas.push(event.arguments_delta));
+  for (const answer of [whole, await stream.finalChatCompletion()]) {
+    const [{ message, finish_reason }] = answer.choices;
+    assert.deepEqual([finish_reason, message.role, message.content || null], ["tool_calls", "assistant", null]);
+    const [call] = message.tool_calls;
+    assert.deepEqual([message.tool_calls.length, call.type, call.function.name], [1, "function", "get_weather"]);
+    assert.match(call.id, /^call_/);
+    assert.deepEqual(JSON.parse(call.function.arguments), PARIS);
+  }
+  assert.ok(deltas.length > 10, "they come as they are written");
+  assert.deepEqual(JSON.parse(deltas.join("")), PARIS);
+});
+
+test("a tool is called in a stream of chunks: named once, later deltas have arguments only", async () => {
+  const chunks = await all(await model.chat.completions.create({ ...called, stream: true }));
+  const [first, ...later] = chunks.flatMap((chunk) => chunk.choices[0].delta.tool_calls ?? []);
+  assert.deepEqual([first.index, first.type, first.function], [0, "function", { name: "get_weather", arguments: "" }]);
+  for (const delta of later) assert.deepEqual(Object.keys(delta).sort(), ["function", "index"]);
+  assert.deepEqual(JSON.parse(later.map((delta) => delta.function.arguments).join("")), PARIS);
+  assert.equal(chunks.at(-1).choices[0].finish_reason, "tool_calls");
+});
+
+test("runTools sends a tool's result back, whole and streamed", async () => {
+  for (const stream of [false, true]) {
+    const heard = [];
+    const listen = (args) => heard.push(args) && TELL;
+    const tools = [{ type: "function", function: { ...weather, parse: JSON.parse, function: listen } }];
+    const runner = model.chat.completions.runTools({ ...called, tools, stream });
+    const { history } = JSON.parse(await runner.finalContent());
+    assert.deepEqual(heard, [PARIS]);
+    assert.deepEqual(history.map((turn) => turn.role), ["user", "assistant", "tool"]);
+    assert.equal(history[2].tool_call_id, history[1].tool_calls[0].id);
+    assert.deepEqual(history[1].tool_calls[0].function, { name: "get_weather", arguments: PARIS });
+  }
+});
+
+test("a zod function is parsed, where it must be called", async () => {
+  const tools = [zodFunction({ name: "feel", parameters: Mood })];
+  const request = ask("#random", { tools, tool_choice: "required", parallel_tool_calls: false });
+  const streamed = model.chat.completions.stream(request).finalChatCompletion();
+  for (const answer of [await model.chat.completions.parse(request), await streamed]) {
+    const [call] = answer.choices[0].message.tool_calls;
+    assert.ok(["good", "bad"].includes(call.function.parsed_arguments.mood));
+  }
 });
 
 // --------------------------------------------------------------------------------------------------------- errors
@@ -192,6 +254,24 @@ test("a response hears audio", async () => {
   const content = [{ type: "input_text", text: "What is said?" }, clip("jfk.mp3")];
   const answer = await ears.responses.create({ model: speech, input: [{ role: "user", content }] });
   assert.ok(isJfk(answer.output_text));
+});
+
+test("a response calls a function, and is told what came of it", async () => {
+  const tools = [{ type: "function", ...weather, strict: true }];
+  const input = [{ role: "user", content: toCall("get_weather", PARIS) }];
+  const request = { model: "fake", input, tools };
+  const whole = await model.responses.create(request);
+  const streamed = await model.responses.stream(request).finalResponse();
+  for (const { output } of [whole, streamed]) {
+    const [call] = output;
+    assert.deepEqual([output.length, call.type, call.name], [1, "function_call", "get_weather"]);
+    assert.deepEqual(JSON.parse(call.arguments), PARIS);
+    const result = { type: "function_call_output", call_id: call.call_id, output: TELL };
+    const answer = await model.responses.create({ ...request, input: [...input, ...output, result] });
+    const { history } = JSON.parse(answer.output_text);
+    assert.deepEqual(history.map((turn) => turn.role), ["user", "assistant", "tool"]);
+    assert.deepEqual([history[2].tool_call_id, history[2].name], [call.call_id, "get_weather"]);
+  }
 });
 
 // --------------------------------------------------------------------------------------------------------- models

@@ -12,6 +12,13 @@ export const path = (name) => join(process.env.CLIPS, name);
 export const bytes = (name) => readFileSync(path(name));
 export const isJfk = (text) => /^\W*and so,? my fellow americans,? ask not/i.test(text);
 
+// What makes the fake model call a tool, as its dialect has it.
+export const toCall = (name, args) =>
+  `#text=${encodeURIComponent(`<tool_call>\n${JSON.stringify({ name, arguments: args })}\n</tool_call>`)}`;
+
+// A tool's result that makes the fake model answer with all it is told of tools.
+export const TELL = "#tools";
+
 // What a stream yields, as a list.
 export async function all(stream) {
   const items = [];
