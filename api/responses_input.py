@@ -92,6 +92,7 @@ class ReasoningItem(Form):
 
 
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")
+_STATELESS = "Nothing is stored here, so items come whole (Vercel's AI SDK sends them with its option `store: false`)"
 
 
 def _item_tag(item: Any) -> str | None:
@@ -107,7 +108,7 @@ Item = Annotated[
     Discriminator(
         _item_tag,
         custom_error_type="unknown_item",
-        custom_error_message=f"Expected an item with a `type` of {', '.join(_KINDS)}",
+        custom_error_message=f"Expected an item with a `type` of {', '.join(_KINDS)}. {_STATELESS}",
     ),
 ]
 

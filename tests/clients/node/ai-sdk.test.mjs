@@ -4,9 +4,11 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, experimental_transcribe, generateObject, generateText, streamObject, streamText } from "ai";
+import {
+  APICallError, experimental_transcribe, generateObject, generateText, stepCountIs, streamObject, streamText, tool,
+} from "ai";
 import { z } from "zod";
-import { all, bytes, fake, isJfk, limited, speech, whisper } from "./settings.mjs";
+import { all, bytes, fake, isJfk, limited, speech, TELL, toCall, whisper } from "./settings.mjs";
 
 const openai = (baseURL, apiKey = "none") => createOpenAI({ baseURL, apiKey });
 const compatible = (baseURL, apiKey = "none") =>
@@ -24,6 +26,18 @@ const hello = { ...once, prompt: "hello" };
 const file = (name, mediaType) => [
   { role: "user", content: [{ type: "text", text: "What is said?" }, { type: "file", data: bytes(name), mediaType }] },
 ];
+
+const PARIS = { city: "Paris", days: 2 };
+const inputSchema = z.object({ city: z.enum(["Paris", "Rome"]), days: z.literal([1, 2]) });
+const weather = tool({ description: "The weather of a city.", inputSchema, execute: async () => TELL });
+const asked = { ...once, tools: { weather }, stopWhen: stepCountIs(2), prompt: toCall("weather", PARIS) };
+
+function checkTold(text, call) {
+  const { history } = JSON.parse(text);
+  assert.deepEqual(history.map((turn) => turn.role), ["user", "assistant", "tool"]);
+  assert.deepEqual(history[1].tool_calls[0].function, { name: "weather", arguments: PARIS });
+  assert.deepEqual([history[1].tool_calls[0].id, history[2].tool_call_id], [call.toolCallId, call.toolCallId]);
+}
 
 const raised = async (promise) => promise.then(() => assert.fail("nothing was raised"), (error) => error);
 
@@ -54,6 +68,38 @@ for (const [door, open] of Object.entries(DOORS)) {
       const stream = streamObject({ ...once, model, schema, prompt });
       await all(stream.partialObjectStream);
       assert.ok(["good", "bad"].includes((await stream.object).mood));
+    });
+
+    test("generateText calls a tool, and goes on with its result", async () => {
+      const { steps, text, totalUsage } = await generateText({ ...asked, model });
+      assert.deepEqual(steps.map((step) => step.finishReason), ["tool-calls", "stop"]);
+      const [call] = steps[0].toolCalls;
+      assert.deepEqual([steps[0].toolCalls.length, call.toolName, call.input], [1, "weather", PARIS]);
+      assert.equal(steps[0].toolResults[0].output, TELL);
+      checkTold(text, call);
+      assert.equal(totalUsage.totalTokens, steps[0].usage.totalTokens + steps[1].usage.totalTokens);
+    });
+
+    test("streamText has the call's input as it is written, the call, and its result", async () => {
+      const stream = streamText({ ...asked, model });
+      const parts = await all(stream.fullStream);
+      const of = (type) => parts.filter((part) => part.type === type);
+      const deltas = of("tool-input-delta").map((part) => part.delta);
+      assert.ok(deltas.length > 10, String(deltas.length));
+      assert.deepEqual(JSON.parse(deltas.join("")), PARIS);
+      const [[call], [result]] = [of("tool-call"), of("tool-result")];
+      assert.deepEqual([call.toolName, call.input, result.toolCallId], ["weather", PARIS, call.toolCallId]);
+      assert.deepEqual(of("finish-step").map((part) => part.finishReason), ["tool-calls", "stop"]);
+      checkTold(await stream.text, call);
+    });
+
+    test("a call that is required comes, and its input follows the schema", async () => {
+      const request = { ...once, model, tools: { weather }, toolChoice: "required", prompt: "#random" };
+      const { toolCalls } = await generateText(request);
+      assert.ok(inputSchema.safeParse(toolCalls[0].input).success, JSON.stringify(toolCalls));
+      const [streamed] = await streamText(request).toolCalls;
+      assert.ok(inputSchema.safeParse(streamed.input).success, JSON.stringify(streamed));
+      assert.notEqual(streamed.invalid, true);
     });
 
     test("an error has its status and message", async () => {
@@ -93,6 +139,16 @@ for (const [door, open] of Object.entries(DOORS)) {
     });
   });
 }
+
+test("the default refers to stored items, where a text comes before a call: refused, and whole with store: false", async () => {
+  const model = openai(fake)("fake");
+  const text = asked.prompt.replace("#text=", "#text=Yes.");
+  const error = await raised(generateText({ ...asked, model, prompt: text }));
+  assert.deepEqual([error.statusCode, error.message.includes("store: false")], [400, true], error.message);
+  const answer = await generateText({ ...asked, model, prompt: text, providerOptions: { openai: { store: false } } });
+  assert.equal(answer.steps[0].text, "Yes.");
+  checkTold(answer.text, answer.steps[0].toolCalls[0]);
+});
 
 for (const door of ["openai.chat", "openai-compatible"]) {
   test(`${door}: a file part is heard, as mp3 and wav, whole and streamed`, async () => {
