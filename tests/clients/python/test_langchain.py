@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from places import FAKE, GOOD, HELLO, LIMITED, SPEECH, WHAT, WHISPER, Mood, clip, is_jfk
+from places import (
+    FAKE,
+    GOOD,
+    HELLO,
+    LIMITED,
+    PARIS,
+    SPEECH,
+    TELL,
+    WHAT,
+    WHISPER,
+    Mood,
+    check_told,
+    clip,
+    is_jfk,
+    to_call,
+)
 
 
 def chat(url: str = FAKE, model: str = "fake", key: str = "none", **options: object) -> ChatOpenAI:
@@ -55,6 +73,58 @@ def test_the_responses_api() -> None:
     total = sum(chunks[1:], chunks[0])
     assert total.text == HELLO
     assert total.usage_metadata["output_tokens"] == len(HELLO)
+
+
+@tool
+def get_weather(city: str, days: int) -> str:
+    """The weather of a city."""
+    assert (city, days) == tuple(PARIS.values())
+    return TELL
+
+
+CALLED = to_call("get_weather", PARIS)
+
+
+@pytest.mark.parametrize("responses", [False, True])
+def test_a_tool_is_called_and_answers(responses: bool) -> None:
+    """In chat and in responses; LangChain runs it by the call it has read."""
+    model = chat(use_responses_api=responses).bind_tools([get_weather])
+    answer = model.invoke(CALLED)
+    (call,) = answer.tool_calls
+    assert (call["name"], call["args"], answer.invalid_tool_calls) == ("get_weather", PARIS, [])
+    result = get_weather.invoke(call)
+    assert isinstance(result, ToolMessage)
+    check_told(model.invoke([HumanMessage(CALLED), answer, result]).text, "get_weather", call["id"])
+
+
+def test_why_an_answer_with_a_call_ended() -> None:
+    """As OpenAI says it."""
+    answer = chat().bind_tools([get_weather]).invoke(CALLED)
+    assert (answer.content, answer.response_metadata["finish_reason"]) == ("", "tool_calls")
+
+
+@pytest.mark.parametrize("responses", [False, True])
+def test_a_call_in_a_stream(responses: bool) -> None:
+    """Named once; its chunks add up, and so does the usage."""
+    model = chat(use_responses_api=responses, stream_usage=True).bind_tools([get_weather])
+    chunks = list(model.stream(CALLED))
+    pieces = [piece for chunk in chunks if isinstance(chunk, AIMessageChunk) for piece in chunk.tool_call_chunks]
+    assert [piece["name"] for piece in pieces if piece["name"]] == ["get_weather"]
+    assert len([piece["id"] for piece in pieces if piece["id"]]) == 1
+    assert json.loads("".join(piece["args"] or "" for piece in pieces)) == PARIS
+    assert len(pieces) > 10, "they come as they are written"
+    total = sum(chunks[1:], chunks[0])
+    assert [(call["name"], call["args"]) for call in total.tool_calls] == [("get_weather", PARIS)]
+    assert total.usage_metadata == model.invoke(CALLED).usage_metadata
+
+
+def test_a_structure_by_a_tool() -> None:
+    """Which must be called then, whatever the model wants to write."""
+    model = chat().with_structured_output(Mood, method="function_calling")
+    assert model.invoke(to_call("Mood", {"mood": "good"})) == Mood(mood="good")
+    strict = chat().with_structured_output(Mood, method="function_calling", strict=True)
+    assert strict.invoke("#random").mood in ("good", "bad")
+    assert list(model.stream(to_call("Mood", {"mood": "good"})))[-1] == Mood(mood="good")
 
 
 def test_errors_keep_their_class() -> None:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import json
+
 import litellm
 import openai  # whose errors those of LiteLLM are
 import pytest
-from places import CLIPS, FAKE, GOOD, HELLO, LIMITED, SPEECH, WHAT, WHISPER, Mood, clip, is_jfk
+from places import (
+    CLIPS,
+    FAKE,
+    GOOD,
+    HELLO,
+    LIMITED,
+    PARIS,
+    SPEECH,
+    TELL,
+    WHAT,
+    WHISPER,
+    Mood,
+    check_told,
+    clip,
+    is_jfk,
+    to_call,
+)
 
 
 def ask(content: object, url: str = FAKE, model: str = "fake", key: str = "none", **options: object):
-    messages = [{"role": "user", "content": content}]
+    messages = options.pop("messages", [{"role": "user", "content": content}])
     target = {"model": f"openai/{model}", "api_base": url, "api_key": key}
     return litellm.completion(**target, messages=messages, max_retries=0, **options)
 
@@ -51,6 +69,57 @@ def test_audio_is_heard() -> None:
 def test_a_structure() -> None:
     """By a pydantic model."""
     assert Mood.model_validate_json(ask(GOOD, response_format=Mood).choices[0].message.content) == Mood(mood="good")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city", "days"],
+        },
+    },
+}
+CALLED = to_call("get_weather", PARIS)
+
+
+def check_called(choice) -> None:
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, choice.message.content or None, call.type) == ("tool_calls", None, "function")
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == PARIS
+    assert call.id.startswith("call_")
+
+
+def test_a_tool_is_called_and_answers() -> None:
+    """Its result goes back beside the message that called it."""
+    (choice,) = ask(CALLED, tools=[WEATHER]).choices
+    check_called(choice)
+    (call,) = choice.message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "name": "get_weather", "content": TELL}
+    messages = [{"role": "user", "content": CALLED}, choice.message, result]
+    answer = ask(None, messages=messages, tools=[WEATHER], tool_choice="auto")
+    check_told(answer.choices[0].message.content, "get_weather", call.id)
+
+
+def test_a_call_in_a_stream() -> None:
+    """Put together by LiteLLM it is the same."""
+    chunks = list(ask(CALLED, tools=[WEATHER], stream=True, stream_options={"include_usage": True}))
+    whole = litellm.stream_chunk_builder(chunks)
+    check_called(whole.choices[0])
+    usage = ask(CALLED, tools=[WEATHER]).usage
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (usage.prompt_tokens, usage.completion_tokens)
+
+
+def test_a_call_that_is_required() -> None:
+    """Comes, whatever the model wants to write."""
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        (call,) = ask(CALLED, tools=[WEATHER], tool_choice=choice).choices[0].message.tool_calls
+        assert json.loads(call.function.arguments) == PARIS
 
 
 def test_errors_are_mapped_by_their_status() -> None:

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import pytest
 from openai import AsyncOpenAI
-from places import CLIPS, FAKE, GOOD, HELLO, LIMITED, SPEECH, WHAT, WHISPER, Mood, is_jfk
-from pydantic_ai import Agent, BinaryContent, ModelHTTPError, NativeOutput
+from places import (
+    CLIPS,
+    FAKE,
+    GOOD,
+    HELLO,
+    LIMITED,
+    PARIS,
+    SPEECH,
+    TELL,
+    WHAT,
+    WHISPER,
+    Mood,
+    check_told,
+    is_jfk,
+    to_call,
+)
+from pydantic_ai import Agent, BinaryContent, ModelHTTPError, NativeOutput, RunContext
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -48,6 +63,46 @@ async def test_audio_is_heard(name: str, media_type: str) -> None:
 async def test_a_structure(api: type) -> None:
     """By JSON schema."""
     assert (await agent(api, output_type=NativeOutput(Mood)).run(GOOD)).output == Mood(mood="good")
+
+
+def weather_agent(api: type) -> Agent:
+    asked = agent(api)
+
+    @asked.tool
+    async def get_weather(_: RunContext, city: str, days: int) -> str:
+        """The weather of a city."""
+        assert (city, days) == tuple(PARIS.values())
+        return TELL
+
+    return asked
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_tool_is_called_and_answers(api: type) -> None:
+    """Asked twice, and the second answer knows the result."""
+    answer = await weather_agent(api).run(to_call("get_weather", PARIS))
+    usage = answer.usage() if callable(answer.usage) else answer.usage
+    check_told(answer.output, "get_weather")
+    assert (usage.requests, usage.tool_calls) == (2, 1)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_tool_in_a_stream(api: type) -> None:
+    """The same; each usage is counted once."""
+    whole = await weather_agent(api).run(to_call("get_weather", PARIS))
+    async with weather_agent(api).run_stream(to_call("get_weather", PARIS)) as stream:
+        check_told(await stream.get_output(), "get_weather")
+    expected, usage = (each.usage() if callable(each.usage) else each.usage for each in (whole, stream))
+    assert usage.input_tokens == expected.input_tokens
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_structure_by_a_tool(api: type) -> None:
+    """Its own way where nothing is said: the output is what a tool is called with."""
+    prompt = to_call("final_result", {"mood": "good"})
+    assert (await agent(api, output_type=Mood).run(prompt)).output == Mood(mood="good")
+    async with agent(api, output_type=Mood).run_stream(prompt) as stream:
+        assert await stream.get_output() == Mood(mood="good")
 
 
 async def test_errors_have_their_status_and_body() -> None:
