@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
-from api.form import Form, bad_request
+from api.form import Form, Unsupported, bad_request
 from api.languages import NAMES
 from api.schema import InputAudio
 from config import Settings
@@ -22,7 +22,7 @@ from wire import AudioPart, Job, JobId, LongAudio, Message, Sampling, TextPart, 
 
 Format = Literal["json", "text", "verbose_json", "srt", "vtt"]
 TIMED: frozenset[Format] = frozenset({"verbose_json", "srt", "vtt"})
-LISTS = ("timestamp_granularities", "include")
+LISTS = ("timestamp_granularities", "include", "keywords", "languages")
 TRANSLATION = "Translate the speech in this audio into English. Answer with the translation only."
 
 _INNER = re.compile(r"(\w+)\[(\w+)\]")  # an object's field, as forms have them
@@ -59,7 +59,7 @@ Granularity = Annotated[Literal["word", "segment"], AfterValidator(_granularity)
 
 
 class TranscriptionRequest(Form):
-    """The fields that are used. All others are ignored."""
+    """The fields that are used, and two that are refused. All others are ignored."""
 
     model: str
     language: Annotated[str, AfterValidator(_code)] | None = None
@@ -70,6 +70,8 @@ class TranscriptionRequest(Form):
     include: list[Literal["logprobs"]] | None = None
     stream: bool | None = None
     chunking_strategy: Annotated[Any, BeforeValidator(_strategy)] = None
+    keywords: Unsupported = None  # of OpenAI's newer models, as is the next
+    languages: Unsupported = None
     long_audio: LongAudio | None = None  # ours
     input_audio: InputAudio | None = None  # of a JSON body
 

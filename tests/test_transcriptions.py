@@ -523,6 +523,9 @@ async def test_voxtral_is_told_the_language(root: Path) -> None:
         ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.5"}, "chunking_strategy"),
         ({"chunking_strategy": '{"type":'}, "chunking_strategy"),
         ({"language": ["de", "en"]}, "language"),
+        ({"keywords[]": ["Anna", "Berta"]}, "keywords"),
+        ({"keywords": "Anna"}, "keywords"),
+        ({"languages[]": "de"}, "languages"),
     ],
     ids=str,
 )
@@ -541,6 +544,7 @@ def test_what_is_wrong_is_a_400_that_names_the_field(fake_server: RunningServer,
     [
         {"language": "", "prompt": "", "temperature": "", "response_format": ""},
         {"temperature": "0", "stream": "False", "user": "me", "known_speaker_names[]": "Anna"},
+        {"keywords[]": "", "languages[]": ["", ""]},
         {"chunking_strategy": "auto"},
         {"chunking_strategy": '{"type": "server_vad"}'},
         {"chunking_strategy[type]": "server_vad"},

@@ -170,4 +170,6 @@ test("experimental_transcribe has the text, and with options of the provider seg
   assert.ok(isJfk(verbose.text), verbose.text);
   assert.deepEqual([verbose.durationInSeconds, verbose.language], [11, "en"]);
   assert.ok(verbose.segments.length && verbose.segments.at(-1).endSecond <= 11);
+  const newer = experimental_transcribe({ ...request, providerOptions: { openai: { keywords: ["Kennedy"] } } });
+  assert.match((await raised(newer)).message, /keywords/);
 });
