@@ -1,9 +1,9 @@
 """Requests as evaluation harnesses and Open WebUI send them, read from their source.
 
 Read were AU-Harness (main, 2025-10: models/model.py, models/request_resp_handler.py), lmms-eval 0.7.3 (protocol.py,
-models/chat/openai.py, models/simple/gpt4o_audio.py), VoiceBench (src/models/gpt4o.py), UltraEval-Audio
-(audio_evals/models/openai.py), VLMEvalKit (vlmeval/api/gpt.py) and Open WebUI 0.12.4 (routers/openai.py,
-routers/audio). VLMEvalKit's own wrapper for OpenAI's API sends text and images, no audio.
+models/chat/openai.py, models/chat/async_openai.py, models/simple/gpt4o_audio.py), VoiceBench (src/models/gpt4o.py),
+UltraEval-Audio (audio_evals/models/openai.py), VLMEvalKit (vlmeval/api/gpt.py) and Open WebUI 0.12.4
+(routers/openai.py, routers/audio). VLMEvalKit's own wrapper for OpenAI's API sends text and images, no audio.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 from tests.support.inprocess import openai_client, run_in_process
 from tests.support.servers import RunningServer
 from tests.support.speech import DATA, JFK, as_base64, audio_url, input_audio, user, word_error_rate
+from tests.test_tool_calls import CALLS, say
 
 TOLD = "Transcribe this audio. Answer with the transcription only."
 RETRIED = {408, 429, 450, 500, 503, 504, 599}  # by AU-Harness, with growing pauses
@@ -85,6 +86,46 @@ async def test_au_harness_transcribes_a_file(whisper_server: RunningServer) -> N
     assert word_error_rate(JFK, answer.model_dump()["text"]) == 0
 
 
+# As its preprocessor and `convert_to_tool` make them of BFCL's: a dot in a name becomes an underscore, a float a number
+# with a format, a tuple an array.
+AU_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "geometry_area_triangle",
+        "description": "Calculate the area of a triangle.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "base": {"type": "number", "format": "float", "description": "The base. This is a float type value."},
+                "sides": {"type": "array", "items": {"type": "integer"}, "description": "All sides."},
+                "unit": {"type": "string", "description": "The unit.", "default": "cm", "enum": ["cm", "m"]},
+                "options": {"type": "object", "properties": {"exact": {"type": "boolean"}}},
+            },
+            "required": ["base", "sides"],
+        },
+    },
+}
+
+
+async def test_au_harness_asks_for_calls(fake_server: RunningServer) -> None:
+    """It scores the names and arguments in the answer's plain form. Its schemas can be enforced, too."""
+    arguments = {"base": 10.5, "sides": [3, 4], "unit": "m"}
+    text = CALLS["hermes"].replace("get_weather", "geometry_area_triangle") % json.dumps(arguments)
+    asked = {
+        **AU_HARNESS,
+        "tools": [AU_TOOL],
+        "messages": [AU_SYSTEM, *user(say(text), input_audio("austen-0880.wav"))],
+    }
+    async with au_harness(fake_server) as client:
+        for choice in ({}, {"tool_choice": "required"}):
+            answer = await client.chat.completions.create(model="fake", **asked, **choice)
+            message = answer.model_dump()["choices"][0]["message"]
+            (call,) = message["tool_calls"]
+            assert call["function"]["name"] == "geometry_area_triangle"
+            assert json.loads(call["function"]["arguments"]) == arguments
+            assert message["content"] is None  # it takes a blank instead
+
+
 @pytest.fixture
 def client(fake_server: RunningServer) -> Iterator[openai.OpenAI]:
     with fake_server.client() as client:
@@ -110,6 +151,25 @@ def test_lmms_eval_sends_a_data_uri(client: openai.OpenAI) -> None:
         model="fake", messages=user("Listen.", part), max_tokens=1024, temperature=0, top_p=1.0, seed=0, n=1
     )
     assert answer.choices[0].message.content == "I heard 3.0 s. You said: Listen."
+
+
+async def test_lmms_evals_tools(fake_server: RunningServer) -> None:
+    """Results have their function's name, contents in parts and no `tool_call_id`; templates that do without one get
+    them so. The text and the calls of one answer are two messages."""
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    messages = user(say("Let me see.\n" + CALLS["hermes"] % "{}"), input_audio("austen-0880.wav"))
+    async with fake_server.async_client() as client:
+        asked = {"model": "fake", "max_tokens": 1024, "temperature": 0, "tools": [weather], "tool_choice": "auto"}
+        answer = await client.chat.completions.create(**asked, messages=messages)
+        (choice,) = answer.choices
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+        messages += [{"role": "assistant", "content": choice.message.content}]
+        messages += [{"role": "assistant", "tool_calls": choice.message.tool_calls}]
+        result = {"role": "tool", "name": "get_weather", "content": [{"type": "text", "text": "#tools"}]}
+        answer = await client.chat.completions.create(**asked, messages=[*messages, result])
+    *_, said, calling, told = json.loads(answer.choices[0].message.content)["history"]
+    assert (said["role"], calling["role"], told) == ("assistant", "assistant", {"role": "tool", "name": "get_weather"})
+    assert calling["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": {}}
 
 
 def test_lmms_evals_audio_model(client: openai.OpenAI) -> None:

@@ -9,19 +9,33 @@ from typing import Literal
 import httpx2
 import openai
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 from tests.support.inprocess import InProcess, openai_client, request, run_in_process
 from tests.support.servers import RunningServer
 from tests.support.speech import DATA, JFK, user, word_error_rate
 from tests.support.waiting import until
+from tests.test_tool_calls import CALLS, say
 
 HELLO = "I heard nothing. You said: hello"
 
 
 class Mood(BaseModel):
     mood: Literal["good", "bad"]
+
+
+class Day(BaseModel):
+    name: Literal["Monday", "Tuesday"]
+    hours: list[int]
+
+
+class GetWeather(BaseModel):
+    """A model in a model, a choice, and what may be missing."""
+
+    city: str
+    days: list[Day]
+    unit: str | None
 
 
 GOOD = request('#say={"mood":"good"}', response_format=Mood)
@@ -51,6 +65,46 @@ async def test_the_streaming_helper_of_the_async_client() -> None:
         with pytest.raises(openai.APIError, match="The model failed"):
             async with client.chat.completions.stream(**request("#tokens=9 #fail=step")) as stream:
                 await stream.until_done()
+
+
+WEEK = GetWeather(city="Zürich", days=[Day(name="Monday", hours=[8, 9]), Day(name="Tuesday", hours=[])], unit=None)
+WEATHER = pydantic_function_tool(GetWeather, name="get_weather")
+CALLED = say(CALLS["hermes"] % WEEK.model_dump_json())
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_parse_and_its_stream_with_functions(choice: str) -> None:
+    """Give the arguments as the function's pydantic model, while they are written, too."""
+    asked = request(CALLED, tools=[WEATHER], tool_choice=choice)
+    async with run_in_process() as server, openai_client(server) as client:
+        whole = await client.chat.completions.parse(**asked)
+        async with client.chat.completions.stream(**asked) as stream:
+            events = [event async for event in stream]
+            final = await stream.get_final_completion()
+    for answer in (whole, final):
+        (call,) = answer.choices[0].message.tool_calls
+        assert (call.type, call.function.name, call.function.parsed_arguments) == ("function", "get_weather", WEEK)
+        assert answer.choices[0].finish_reason == "tool_calls"
+    (done,) = (event for event in events if event.type == "tool_calls.function.arguments.done")
+    assert (done.name, done.index, done.parsed_arguments) == ("get_weather", 0, WEEK)
+    deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
+    assert "".join(event.arguments_delta for event in deltas) == done.arguments
+    assert any(event.parsed_arguments == {"city": "Zürich"} for event in deltas)
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_parse_and_its_stream_with_functions_in_responses(choice: str) -> None:
+    """The same functions, in the other API."""
+    asked = {"model": "fake", "input": CALLED, "tools": [WEATHER], "tool_choice": choice}
+    async with run_in_process() as server, openai_client(server) as client:
+        whole = await client.responses.parse(**asked)
+        async with client.responses.stream(**asked) as stream:
+            async for _ in stream:
+                pass
+            final = await stream.get_final_response()
+    for answer in (whole, final):
+        (item,) = answer.output
+        assert (item.type, item.name, item.parsed_arguments) == ("function_call", "get_weather", WEEK)
 
 
 async def test_raw_and_streaming_responses() -> None:
