@@ -23,7 +23,7 @@ $(INSTALLED): $(REQUIREMENTS)
 serve: install
 	$(BIN)/python server.py $(ARGS)
 
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 # All tests in two processes, chosen ones in one: make test ARGS="tests/test_text.py -k stop"
 test: install

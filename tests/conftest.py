@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +17,22 @@ from tests.support.watching import wrong_answers
 
 ORIGIN_FLAGS = ("--allow-private-networks", "--fetch-first-byte", "9.5")  # it answers when a test lets it
 
+FAULTS = Path(__file__).parent / "faults"
+
 torch.set_num_threads(1)  # threads that wait for one another on few cores take longer than one thread
 
 settings.register_profile("ci", derandomize=True)  # CI tests the change; developers' runs look for new examples
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stays in one process where there are several: a file, and all faults. Those load the machine with servers
+    that they start and kill; two of them at once would be too much for the times in them."""
+    for item in items:
+        group = "faults" if FAULTS in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
