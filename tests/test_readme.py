@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -142,6 +143,20 @@ def test_the_clients_first_answer(whisper_server: RunningServer) -> None:
     command = command.split("#")[0].replace(".venv/bin/python", sys.executable)
     answer = shell(f"{command} --url {whisper_server.base_url}/v1")
     assert f"```\n{answer}```" in README
+
+
+def test_the_clients_commands(whisper_server: RunningServer, tmp_path: Path) -> None:
+    """In the order in which they stand, in a folder of one's own; each says something, and all end well."""
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks/jfk.ogg").write_bytes((ROOT / "tests/data/jfk.ogg").read_bytes())
+    for line in snippet("bash", "client.py transcribe").splitlines():
+        command = line.replace("python client.py", f"{sys.executable} {ROOT / 'client.py'}")
+        run = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "OPENAI_BASE_URL": whisper_server.base_url},
+            input="Who speaks here?\n", capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "fellow Americans" in run.stdout or "my-model" in run.stdout or "1 done" in run.stderr
+    assert "fellow Americans" in (tmp_path / "subtitles/talks/jfk.srt").read_text()
 
 
 def test_the_guides_class_is_served(tmp_path: Path) -> None:
