@@ -57,8 +57,20 @@ def test_flags_that_pages_name_are_there() -> None:
     switches = {
         f"no-{name}" for name in ours if isinstance(Settings.model_fields[name.replace("-", "_")].default, bool)
     }
-    others = {"json", "help", "golden", "against", "model", "url", "no", "no-stream", "max-tokens", "temperature"}
-    vllms = {"api-key", "max-num-seqs", "enable-auto-tool-choice", "limit-mm-per-prompt", "tool-call-parser"}
+    others = {
+        "json",
+        "help",
+        "golden",
+        "against",
+        "model",
+        "url",
+        "no",
+        "no-stream",
+        "max-tokens",
+        "temperature",
+        "api-key",
+    }
+    vllms = {"max-num-seqs", "enable-auto-tool-choice", "limit-mm-per-prompt", "tool-call-parser"}
     for name, text in PAGES.items():
         flags = set(re.findall(r"`--([a-z-]+[a-z])", text))
         more = vllms if name == "moving-to-vllm.md" else set()
