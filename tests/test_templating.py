@@ -193,7 +193,7 @@ def test_a_continued_text_keeps_the_blank_of_its_next_word() -> None:
     """SentencePiece drops that of a first word only."""
     for before, expected_text in (((), "w the"), ((SPACE_THE,), " w the")):
         text = AnswerText(BYTE_FALLBACK, ())
-        text.begin(None, before)
+        text.begin(None, before=before)
         for token in (SPACE_W, SPACE_THE):
             text.push(token)
         assert text.take()[0] == expected_text

@@ -46,7 +46,7 @@ def tokenizer_with(template: str, *special: str) -> transformers.PreTrainedToken
 
 def rendered(template: str, conversation: tuple[Turn, ...], given: Tools | None = None) -> str:
     chat = ChatTemplate(tokenizer_with(template), None)
-    return str(chat.tokenizer.decode(chat.inputs(conversation, given)["input_ids"][0]))
+    return str(chat.tokenizer.decode(chat.inputs(conversation, tools=given)["input_ids"][0]))
 
 
 @pytest.mark.parametrize("style", TEMPLATES)
@@ -97,10 +97,10 @@ def test_control_tokens_stay_out_of_tools_and_calls(style: str) -> None:
     control = "<|evil|>"
     chat = ChatTemplate(tokenizer_with(TEMPLATES[style], control), None)
     escaped = "".join(f"\\u{ord(character):04x}" for character in control)
-    assert chat.inputs(HISTORY, tools())
+    assert chat.inputs(HISTORY, tools=tools())
     for given in (tools(description=control), tools(parameters={control: 1}), tools(parameters={"a": [control]})):
         with pytest.raises(BadRequest) as refusal:
-            chat.inputs(HISTORY, given)
+            chat.inputs(HISTORY, tools=given)
         assert refusal.value.param == "tools"
     for call in (ToolCall(control, "f", "{}"), ToolCall("x", control, "{}"), ToolCall("x", "f", f'{{"{escaped}": 1}}')):
         with pytest.raises(BadRequest) as refusal:
