@@ -5,7 +5,7 @@ Audio leaves the messages here: `build_job` hands encoded bytes to the intake (t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from api.intake import Intake, Source
@@ -68,12 +68,9 @@ def tells_usage(options: StreamOptions | None) -> bool:
 
 def build_job(chat: ChatRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
     """The job of a request. Decodes base64 and writes files, so not for an event loop. Raises `BadRequest`."""
-    messages = tuple(
-        build_message(message, f"messages[{i}]", intake, max_audio_bytes) for i, message in enumerate(chat.messages)
-    )
     return Job(
         job_id,
-        named_results(messages),
+        build_messages(placed(chat.messages), intake, max_audio_bytes),
         build_sampling(chat, chat.n or 1, (chat.top_logprobs or 0) if chat.logprobs else None),
         spool_bytes=intake.num_bytes,
         structure=build_structure(chat),
@@ -134,7 +131,17 @@ def _block_chars(block: Block) -> int:
             return 0
 
 
-def build_message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
+def placed(messages: Sequence[ChatMessage]) -> list[tuple[str, ChatMessage]]:
+    """Each with its place in a request's `messages`."""
+    return [(f"messages[{i}]", message) for i, message in enumerate(messages)]
+
+
+def build_messages(messages: Iterable[tuple[str, ChatMessage]], intake: Intake, max_bytes: int) -> tuple[Message, ...]:
+    """A conversation, each of whose messages comes with its place in the request. Raises `BadRequest`."""
+    return _named_results([_message(message, place, intake, max_bytes) for place, message in messages])
+
+
+def _message(message: ChatMessage, place: str, intake: Intake, max_bytes: int) -> Message:
     """A message that stands at `place` in the request. Raises `BadRequest`."""
     role: Role = "system" if message.role == "developer" else message.role
     if message.tool_calls and role != "assistant":
@@ -149,7 +156,7 @@ def build_message(message: ChatMessage, place: str, intake: Intake, max_bytes: i
     )
 
 
-def named_results(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _named_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same with the name of its tool in each result that has none: some templates write it."""
     names = {call.id: call.name for message in messages for call in message.calls}
     return tuple(

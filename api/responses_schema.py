@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from api.chat import build_message, check_messages, named_results
+from api.chat import build_messages, check_messages
 from api.form import Form, Question, Unsupported
 from api.intake import Intake
 from api.responses_input import Item, as_messages
@@ -20,7 +20,7 @@ from api.schema import ChatMessage, NamedSchema, NotSupported, StructuredOutputs
 from api.structure import check_structures, outputs_of
 from api.tool_schema import FlatToolFields, build_tools, check_tools, text_chars
 from config import Settings
-from wire import Job, JobId, Message, Structure
+from wire import Job, JobId, Structure
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` says to get them
 
@@ -127,12 +127,9 @@ def check_limits(asked: ResponsesRequest, settings: Settings) -> None:
 
 def build_job(asked: ResponsesRequest, job_id: JobId, intake: Intake, max_audio_bytes: int) -> Job:
     """The job of a checked request. Decodes base64 and writes files, so not for an event loop. Raises `BadRequest`."""
-    messages: tuple[Message, ...] = tuple(
-        build_message(message, place, intake, max_audio_bytes) for place, message in asked.messages
-    )
     return Job(
         job_id,
-        named_results(messages),
+        build_messages(asked.messages, intake, max_audio_bytes),
         build_sampling(asked, top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None),
         spool_bytes=intake.num_bytes,
         structure=next(asked.structures, None),

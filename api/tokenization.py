@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from api.answers import Reply
-from api.chat import build_message, check_messages, ends_in_answer
+from api.chat import build_messages, check_messages, ends_in_answer, placed
 from api.endpoint import Answer, Endpoint
 from api.form import Question, Unsupported
 from api.intake import Intake
@@ -77,10 +77,7 @@ class TokenizeEndpoint(TokenizerEndpoint[TokenizeRequest]):
             return Job(
                 job_id, (text,), ASKED_FOR_TOKENS, plain=True, tokens=Tokenize(asked.add_special_tokens is not False)
             )
-        messages = tuple(
-            build_message(message, f"messages[{i}]", intake, max_audio_bytes)
-            for i, message in enumerate(asked.messages)
-        )
+        messages = build_messages(placed(asked.messages), intake, max_audio_bytes)
         templating = build_templating(asked)
         return Job(job_id, messages, ASKED_FOR_TOKENS, intake.num_bytes, templating=templating, tokens=Tokenize())
 

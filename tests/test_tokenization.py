@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import transformers
 
+from api.chat import build_job
+from api.form import parse_as
+from api.schema import parse
+from api.tokenization import TokenizeEndpoint, TokenizeRequest
 from tests.support.directories import saved
 from tests.support.inprocess import run_in_process
 from tests.support.speech import user, wav
 from tests.support.tiny_models import sweep
+from wire import JobId
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -155,3 +162,19 @@ async def test_the_room_of_a_job_is_free_again() -> None:
         for i in range(12):
             answer = await http.post("/detokenize", json={"tokens": [5 if i % 2 else 999_999]})
             assert answer.status_code == (200 if i % 2 else 400)
+
+
+def test_a_history_of_calls_is_that_of_the_chat() -> None:
+    """With the name of its tool in each result, which some templates write."""
+    call = {"id": "1", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
+    history = [
+        *TALK,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "5"},
+    ]
+    body = json.dumps({"model": "m", "messages": history}).encode()
+    intake: Any = SimpleNamespace(num_bytes=0)
+    asked = TokenizeEndpoint.build(parse_as(TokenizeRequest, body), JobId(0, "a"), intake, 0)
+    chat = build_job(parse(body), JobId(0, "a"), intake, 0)
+    assert asked.messages == chat.messages
+    assert asked.messages[-1].name == "get_time"
