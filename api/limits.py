@@ -42,11 +42,10 @@ class KeyLimit:
         while taken and taken[0][0] <= now - WINDOW_S:
             taken.popleft()
         total = sum(each for _, each in taken)
-        is_allowed = total < self._per_minute
-        self._tell(
-            headers, total + amount if is_allowed else total, self._full_s(owner, now, amount if is_allowed else 0)
-        )
-        if not is_allowed:
+        is_refused = total >= self._per_minute
+        gone = 0.0 if is_refused else amount
+        self._tell(headers, total + gone, self._full_s(owner, now, gone))
+        if is_refused:
             wait_s = max(1, math.ceil(self._room_s(owner, total) - now))
             unit = self._unit.replace("-", " ")
             message = f"Your limit of {self._per_minute:g} {unit} in a minute is reached. Try again in {wait_s} s."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -31,6 +32,31 @@ class Arguments:
 
 
 Piece = Content | Thought | CallBegun | Arguments
+
+
+State = Callable[[bool], list[Piece] | None]
+
+
+class Splitter:
+    """Reads a text piece by piece. Each state takes what it is certain of off `_held`, and says what comes of it;
+    `None`: it waits for more text. Its argument: whether the text has ended."""
+
+    def __init__(self, first: State) -> None:
+        self._held = ""  # not told yet
+        self._state = first
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return self._run(ended=False)
+
+    def end(self) -> list[Piece]:
+        return self._run(ended=True)
+
+    def _run(self, ended: bool) -> list[Piece]:
+        told: list[Piece] = []
+        while (pieces := self._state(ended)) is not None:
+            told += pieces
+        return told
 
 
 def first_of(text: str, marks: tuple[str, ...]) -> tuple[int, str]:

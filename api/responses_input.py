@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from api.form import Form
-from api.schema import AudioUrlBlock, Block, ChatMessage, InputAudioBlock, RefusalBlock, TextBlock
+from api.schema import TEXT_OR_PARTS, AudioUrlBlock, Block, ChatMessage, InputAudioBlock, RefusalBlock, TextBlock
 from api.tool_history import ArgumentsText, Call, CalledFunction, ShortText
 
 
@@ -49,11 +49,7 @@ Content = Annotated[
         ],
         Tag("<parts>"),
     ],
-    Discriminator(
-        lambda value: {str: "<string>", list: "<parts>"}.get(type(value)),
-        custom_error_type="content_type",
-        custom_error_message="Expected a string or a list of content parts",
-    ),
+    TEXT_OR_PARTS,
 ]
 
 

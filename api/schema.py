@@ -103,14 +103,17 @@ Block = Annotated[
     ),
 ]
 
-Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[list[Block], Tag("<parts>")],
-    Discriminator(
-        lambda value: {str: "<string>", list: "<parts>"}.get(type(value)),
-        custom_error_type="content_type",
-        custom_error_message="Expected a string or a list of content parts",
-    ),
-]
+
+def _content_tag(value: Any) -> str | None:
+    return "<string>" if isinstance(value, str) else "<parts>" if isinstance(value, list) else None
+
+
+TEXT_OR_PARTS = Discriminator(
+    _content_tag,
+    custom_error_type="content_type",
+    custom_error_message="Expected a string or a list of content parts",
+)
+Content = Annotated[Annotated[str, Tag("<string>")] | Annotated[list[Block], Tag("<parts>")], TEXT_OR_PARTS]
 
 
 def _known_role(value: Any) -> Any:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from api.pieces import Content, Piece, Thought, held_back
+from api.pieces import Content, Piece, Splitter, State, Thought, held_back
 
 
-class Thoughts:
+class Thoughts(Splitter):
     """Splits off the thoughts at the beginning of an answer. Blanks around them are nobody's."""
 
     def __init__(self, opener: str, closer: str) -> None:
+        super().__init__(self._begin)
         self._opener, self._closer = opener, closer
-        self._held = ""
-        self._state: Callable[[bool], list[Piece] | None] = self._begin
-
-    def push(self, text: str) -> list[Piece]:
-        self._held += text
-        return self._run(ended=False)
-
-    def end(self) -> list[Piece]:
-        return self._run(ended=True)
-
-    def _run(self, ended: bool) -> list[Piece]:
-        told: list[Piece] = []
-        while (pieces := self._state(ended)) is not None:
-            told += pieces
-        return told
 
     def _begin(self, ended: bool) -> list[Piece] | None:
         text = self._held.lstrip()
@@ -56,7 +40,7 @@ class Thoughts:
     def _answer_first(self, ended: bool) -> list[Piece] | None:
         return self._without_blanks(self._answer, ended)
 
-    def _without_blanks(self, then: Callable[[bool], list[Piece] | None], ended: bool) -> list[Piece] | None:
+    def _without_blanks(self, then: State, ended: bool) -> list[Piece] | None:
         self._held = self._held.lstrip()
         if not self._held and not ended:
             return None

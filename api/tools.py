@@ -9,10 +9,10 @@ model breaks off, as OpenAI's do.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Set
+from collections.abc import Set
 
 from api.call_syntax import Scan, beginning_of_named, call_in, heads
-from api.pieces import Arguments, CallBegun, Content, Piece, first_of, held_back
+from api.pieces import Arguments, CallBegun, Content, Piece, Splitter, State, first_of, held_back
 from dialects import ToolDialect
 
 _KIND = '"type":"function",'  # which Llamas like to write first
@@ -23,36 +23,20 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-class Calls:
+class Calls(Splitter):
     """Splits off the calls of known tools. Blanks around calls are nobody's. With `parallel` false, calls after the
     first one are dropped."""
 
     def __init__(self, dialect: ToolDialect, names: Set[str], parallel: bool = True) -> None:
+        super().__init__(self._first)
         self._dialect = dialect
         self._names = names
         self._parallel = parallel
         self._heads, self._beginning = heads(dialect), beginning_of_named(dialect)
-        self._held = ""  # not told yet
-        self._opened = ""  # of it, what has been read of what may be a call
+        self._opened = ""  # of what is held, what has been read of what may be a call
         self._scan = Scan()
         self._in_list = False
         self._count = 0
-        self._state: Callable[[bool], list[Piece] | None] = self._first
-
-    def push(self, text: str) -> list[Piece]:
-        self._held += text
-        return self._run(ended=False)
-
-    def end(self) -> list[Piece]:
-        return self._run(ended=True)
-
-    def _run(self, ended: bool) -> list[Piece]:
-        told: list[Piece] = []
-        while (pieces := self._state(ended)) is not None:
-            told += pieces
-        return told
-
-    # Each state takes what it is certain of off `_held`, and says what comes of it; `None`: it waits for more text.
 
     def _first(self, ended: bool) -> list[Piece] | None:
         """At the beginning of the answer."""
@@ -143,7 +127,7 @@ class Calls:
     def _named_arguments(self, ended: bool) -> list[Piece] | None:
         return self._stream(ended, then=self._after)
 
-    def _stream(self, ended: bool, then: Callable[[bool], list[Piece] | None]) -> list[Piece] | None:
+    def _stream(self, ended: bool, then: State) -> list[Piece] | None:
         """Arguments, up to their end, or to what is no JSON any more."""
         scan = self._scan
         scan.read(self._held, 0)
